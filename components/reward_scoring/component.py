@@ -1,0 +1,29 @@
+"""Container of the stage `reward_scoring`."""
+# mypy: allow-untyped-decorators, disable-error-code="valid-type"
+# ruff: noqa: ARG001 - ports that only order tasks, or that the command finds in `{{$}}`, are not in argv
+
+from kfp import dsl
+
+from components.common import SCORER_IMAGE, stage_container
+
+
+@dsl.container_component
+def reward_scoring(  # noqa: PLR0917 - KFP calls it with positions
+    root: str,
+    start: int,
+    offset: int,
+    shard: int,
+    dep: str,
+    done: dsl.OutputPath(str),
+) -> dsl.ContainerSpec:
+    """Score the final images of one shard.
+
+    Args:
+        root: run directory, s3://… or a path.
+        start: first iteration of the block.
+        offset: distance from `start`; this is iteration start + offset.
+        shard: shard number, from 0.
+        dep: `done` of the rollout of the same shard.
+        done: digest of the committed manifest.
+    """
+    return stage_container("reward_scoring", root, image=SCORER_IMAGE, iteration=start, offset=offset, shard=shard)

@@ -1,0 +1,27 @@
+"""Container of the stage `surrogate_update`."""
+# mypy: allow-untyped-decorators, disable-error-code="valid-type"
+# ruff: noqa: ARG001 - ports that only order tasks, or that the command finds in `{{$}}`, are not in argv
+
+from kfp import dsl
+
+from components.common import stage_container
+
+
+@dsl.container_component
+def surrogate_update(
+    root: str,
+    start: int,
+    offset: int,
+    deps: list[str],
+    done: dsl.OutputPath(str),
+) -> dsl.ContainerSpec:
+    """Fit the surrogate reward to the scores of all shards.
+
+    Args:
+        root: run directory, s3://… or a path.
+        start: first iteration of the block.
+        offset: distance from `start`; this is iteration start + offset.
+        deps: `done` of every reward_scoring of this iteration.
+        done: digest of the committed manifest.
+    """
+    return stage_container("surrogate_update", root, iteration=start, offset=offset)

@@ -1,0 +1,52 @@
+"""One pipeline run: what the run needs once, then a block of iterations that each may be skipped."""
+# mypy: allow-untyped-decorators
+
+from typing import Final
+
+from kfp import dsl
+
+from components.distill_base.component import distill_base
+from components.encode_prompts.component import encode_prompts
+from components.skipped.component import skipped
+from pipelines.iteration import Progress, iteration
+from pipelines.pools import on_cpu, on_gpu
+
+ITERATIONS: Final = 5
+"""Iterations per block. With 8 shards, 5 keep the workflow object under the 1.5 MiB that KFP's retry needs."""
+
+
+@dsl.pipeline(name="tdm-r1-guarded-iteration")
+def guarded_iteration(  # noqa: PLR0917 - KFP calls it with positions
+    root: str, start: int, shards: list[int], offset: int, dep: str, stop: bool
+) -> Progress:
+    """Run iteration start + offset unless the loop was stopped before it.
+
+    A pipeline of its own, because a OneOf that is read inside another If compiles to a pipeline that cannot run.
+    """
+    with dsl.If(stop == False, name="continue"):  # noqa: E712 - KFP turns the comparison into a condition
+        ran = iteration(root=root, start=start, shards=shards, offset=offset, dep=dep)
+    with dsl.Else(name="stopped"):
+        passed = on_cpu(skipped(dep=dep))
+    return Progress(
+        dsl.OneOf(ran.outputs["done"], passed.outputs["done"]),
+        dsl.OneOf(ran.outputs["stop"], passed.outputs["stop"]),
+    )
+
+
+@dsl.pipeline(name="tdm-r1-block")
+def block(root: str, start: int, shards: list[int]) -> None:
+    """Run iterations start … start + 4, after the prompts and the base model are in place.
+
+    Stages that were committed by an earlier block exit at once, so every block of a run is this same pipeline.
+
+    Args:
+        root: run directory, s3://… or a path.
+        start: first iteration of the block.
+        shards: shard numbers, all those of `run.json`.
+    """
+    encoded = on_gpu(encode_prompts(root=root))
+    distilled = on_gpu(distill_base(root=root, dep=encoded.outputs["done"]))
+    dep, stop = distilled.outputs["done"], False
+    for offset in range(ITERATIONS):
+        step = guarded_iteration(root=root, start=start, shards=shards, offset=offset, dep=dep, stop=stop)
+        dep, stop = step.outputs["done"], step.outputs["stop"]

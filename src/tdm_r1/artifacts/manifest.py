@@ -1,0 +1,135 @@
+"""The manifest: what a committed record holds, what it was made of, and how it came to be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from tdm_r1.artifacts.records import RECORDS
+from tdm_r1.errors import CorruptArtifactError, SchemaError
+
+HASH_CHUNK_BYTES = 1 << 20
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 in lower-case hex."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Frozen):
+    """One file of a record."""
+
+    sha256: Digest
+    size: int
+    """Bytes."""
+    rows: int | None
+    """Rows of a table; null for any other file."""
+    stored_as: str
+    """Name inside the location: the file's own, unless another committer's bytes lay there. Not in the digest."""
+
+
+class Provenance(_Frozen):
+    """How a record came to be. None of it is in the content digest."""
+
+    code_version: str
+    libraries: dict[str, str]
+    """Version by distribution name."""
+    device: str
+    threads: int
+    """CPU threads of torch: their number changes results."""
+    started: AwareDatetime
+    finished: AwareDatetime
+    seconds: float
+    """Duration by the monotonic clock."""
+    seed_root: int
+    """Root of the counter-based random keys."""
+    image_digest: str | None = None
+    """Digest of the container image; null outside a container."""
+
+
+class Manifest(_Frozen):
+    """Content and lineage of one committed record, and its provenance apart."""
+
+    kind: str
+    version: int
+    files: dict[str, FileEntry]
+    parents: dict[str, Digest]
+    """Digest of each parent's manifest by its location."""
+    config_digest: str
+    """Digest of the configuration section that the stage saw."""
+    provenance: Provenance
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of everything except provenance: equal content, equal digest."""
+        content = self.model_dump(mode="json", exclude={"provenance": True, "files": {"__all__": {"stored_as"}}})
+        return hashlib.sha256(canonical_json(content)).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Return indented JSON; it carries the digest, so that a reader notices changed content."""
+        body = self.model_dump(mode="json") | {"digest": self.digest}
+        return json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Parse what `to_bytes` wrote; refuse an unknown kind or version, and changed content."""
+        body = _parse_object(data)
+        require_known(body.get("kind"), body.get("version"))
+        recorded = body.pop("digest", None)
+        try:
+            manifest = cls.model_validate(body)
+        except ValidationError as error:
+            raise CorruptArtifactError(f"the manifest is not valid: {error}", hint=_REBUILD) from error
+        if manifest.digest != recorded:
+            raise CorruptArtifactError(
+                f"the manifest says its digest is {recorded} but its content hashes to {manifest.digest}", hint=_REBUILD
+            )
+        return manifest
+
+
+_REBUILD = "delete this stage directory and run the stage again"
+
+
+def canonical_json(value: Mapping[str, Any]) -> bytes:
+    """Return JSON with sorted keys and no spaces, in UTF-8; NaN is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def require_known(kind: Any, version: Any) -> None:
+    """Refuse a record kind or version that this code cannot read."""
+    if not isinstance(kind, str) or kind not in RECORDS:
+        raise SchemaError(
+            f"the manifest is of kind {kind!r} but this version knows {sorted(RECORDS)}",
+            hint="read it with the version of tdm-r1 named in its provenance",
+        )
+    if version != RECORDS[kind].version:
+        raise SchemaError(
+            f"the manifest holds version {version!r} of `{kind}` but this code reads version {RECORDS[kind].version}",
+            hint="read it with the version of tdm-r1 named in its provenance, or start a new run",
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in lower-case hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _parse_object(data: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(data)
+    except ValueError as error:
+        raise CorruptArtifactError(f"the manifest is not JSON: {error}", hint=_REBUILD) from error
+    if not isinstance(body, dict):
+        raise CorruptArtifactError("the manifest is not a JSON object", hint=_REBUILD)
+    return body

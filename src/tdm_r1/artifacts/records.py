@@ -1,0 +1,225 @@
+"""THE CONTRACT: what every stage reads and writes.
+
+This is the only place that names a column, a tensor key, a dim or a dtype. A change of any of them
+raises the `version` of its record.
+"""
+# ruff: noqa: RUF009  a field spec is immutable
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, Final
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tdm_r1.artifacts.codec import Record
+from tdm_r1.artifacts.schema import Column, nullable, rows, table, tensors, text
+from tdm_r1.errors import SchemaError
+
+SPLITS: Final = ("train", "test")
+SURROGATE_ROLES: Final = ("surrogate", "surrogate_lag", "surrogate_reference")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PromptSet(Record):
+    """The prompts of a run and their text embeddings; P prompts share U embeddings."""
+
+    kind: ClassVar[str] = "encode_prompts"
+
+    prompts: pa.Table = table(
+        "prompts.parquet",
+        "P",
+        prompt_id=pa.string(),
+        text=pa.string(),
+        tag=pa.string(),
+        split=pa.string(),
+        metadata=pa.string(),
+        embedding=pa.int64(),
+    )
+    """One row per prompt: split is `train` or `test`, metadata is JSON, embedding is a row of `embeddings`."""
+
+    embeddings: dict[str, Tensor] = tensors("embeddings.safetensors", torch.float32, sequence="U T D", pooled="U D2")
+    """`sequence` [U, T, D] per token and `pooled` [U, D2]; row 0 is the empty prompt."""
+
+    @property
+    def count(self) -> int:
+        return int(self.prompts.num_rows)
+
+    def check(self) -> None:
+        require_unique(self.prompts, "prompt_id", "PromptSet.prompts")
+        if unknown := set(self.prompts["split"].to_pylist()) - set(SPLITS):
+            raise SchemaError(f"PromptSet.prompts.split has {sorted(unknown)} but only {list(SPLITS)} are declared")
+        count = len(self.embeddings["sequence"])
+        if outside := [i for i in self.prompts["embedding"].to_pylist() if not 0 <= i < count]:
+            raise SchemaError(f"PromptSet.prompts.embedding has {outside[0]} but there are {count} embeddings")
+        for row in self.prompts.select(["prompt_id", "metadata"]).to_pylist():
+            require_json(row["metadata"], f"the metadata of prompt `{row['prompt_id']}`")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rollout(Record):
+    """N trajectories of the few-step generator; samples of one group share a prompt."""
+
+    kind: ClassVar[str] = "rollout"
+
+    index: pa.Table = table("part.parquet", "N", sample_id=pa.string(), prompt_id=pa.string(), group=pa.int64())
+    images: Tensor = rows("N height width 3", torch.uint8)
+    """Decoded samples [N, height, width, RGB], 0..255."""
+    states: Tensor = rows("N K+1 C H W", torch.float32)
+    """States x_σ along the path; entry 0 is pure noise, entry K the clean latent."""
+
+    @property
+    def count(self) -> int:
+        return int(self.index.num_rows)
+
+    def check(self) -> None:
+        require_unique(self.index, "sample_id", "Rollout.index")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rewards(Record):
+    """The verdict on N samples. A failed sample has an error and no reward; any other has a reward and no error."""
+
+    kind: ClassVar[str] = "reward_scoring"
+
+    rewards: pa.Table = table(
+        "part.parquet",
+        "N",
+        sample_id=pa.string(),
+        prompt_id=pa.string(),
+        group=pa.int64(),
+        reward=nullable(pa.float64(), finite=True),
+        correct=nullable(pa.bool_()),
+        strict=nullable(pa.bool_()),
+        parts=pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())])),
+        error=nullable(pa.string()),
+    )
+    """One row per sample; parts are the named terms of the reward, in its own unit."""
+
+    @property
+    def count(self) -> int:
+        return int(self.rewards.num_rows)
+
+    def check(self) -> None:
+        require_unique(self.rewards, "sample_id", "Rewards.rewards")
+        for row in self.rewards.select(["sample_id", "reward", "error"]).to_pylist():
+            if (row["reward"] is None) == (row["error"] is None):
+                raise SchemaError(
+                    f"sample `{row['sample_id']}` has reward {row['reward']} and error {row['error']!r}",
+                    hint="give exactly one of them: a reward, or the error that prevented it",
+                )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingState(Record):
+    """Weights by role, the optimizer's moments, and M metrics of the steps that led there."""
+
+    state: dict[str, Tensor] = tensors("state.safetensors")
+    """Weights named `role/parameter`, any dtype."""
+    optimizer: dict[str, Tensor] = tensors("optimizer.safetensors")
+    """Optimizer state, any names and dtypes; empty when there is none to carry on."""
+    metrics: pa.Table = table("metrics.parquet", "M", step=pa.int64(), name=pa.string(), value=pa.float64())
+    """One row per step and metric."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SurrogateState(TrainingState):
+    """The surrogate reward model after its update: roles `surrogate`, `surrogate_lag`, `surrogate_reference`."""
+
+    kind: ClassVar[str] = "surrogate_update"
+
+    def check(self) -> None:
+        if unknown := {name.partition("/")[0] for name in self.state} - set(SURROGATE_ROLES):
+            raise SchemaError(f"SurrogateState.state has roles {sorted(unknown)} but {SURROGATE_ROLES} are declared")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GeneratorState(TrainingState):
+    """The few-step generator after its update."""
+
+    kind: ClassVar[str] = "generator_update"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Base(TrainingState):
+    """The few-step generator that distillation left, before any reward."""
+
+    kind: ClassVar[str] = "distill_base"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation(Record):
+    """M measured numbers with their intervals, S samples to look at, and the page that shows them."""
+
+    kind: ClassVar[str] = "evaluation"
+
+    metrics: pa.Table = table(
+        "metrics.parquet",
+        "M",
+        name=pa.string(),
+        nfe=pa.int64(),
+        tag=pa.string(),
+        value=Column(pa.float64(), finite=True),
+        low=Column(pa.float64(), finite=True),
+        high=Column(pa.float64(), finite=True),
+        count=pa.int64(),
+    )
+    """One row per model (`teacher`, `tdm`, `tdm-r1`) and tag (`overall` or a prompt's); low..high is its interval."""
+    samples: pa.Table = table(
+        "samples.parquet",
+        "S",
+        name=pa.string(),
+        prompt_id=pa.string(),
+        text=pa.string(),
+        tag=pa.string(),
+        correct=pa.bool_(),
+        strict=pa.bool_(),
+        score=pa.float64(),
+    )
+    image: Tensor = rows("S height width 3", torch.uint8)
+    """Pictures of `samples` [S, height, width, RGB], 0..255."""
+    report: str = text("report.html")
+    """A self-contained HTML page."""
+
+
+RECORDS: Final[Mapping[str, type[Record]]] = MappingProxyType(
+    {r.kind: r for r in (PromptSet, Rollout, Rewards, SurrogateState, GeneratorState, Base, Evaluation)}
+)
+"""Every record by its kind."""
+
+
+def role_tensors(state: Mapping[str, Tensor], role: str) -> dict[str, Tensor]:
+    """Return the tensors of one role by parameter name: `surrogate/a.b` becomes `a.b`."""
+    found = {name.removeprefix(f"{role}/"): t for name, t in state.items() if name.startswith(f"{role}/")}
+    if not found:
+        present = sorted({name.partition("/")[0] for name in state})
+        raise SchemaError(f"no tensor has role `{role}`; the roles present are {present}")
+    return found
+
+
+def join_roles(roles: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return all tensors under `role/parameter`: the inverse of `role_tensors` for every role."""
+    if bad := [role for role in roles if not role or "/" in role]:
+        raise SchemaError(f"a role is a name without `/`, but {bad} were given")
+    return {f"{role}/{name}": tensor for role, named in roles.items() for name, tensor in named.items()}
+
+
+def require_unique(values: pa.Table, column: str, label: str) -> None:
+    """Refuse a table where `column` has the same value twice."""
+    value, times = next(iter(Counter(values[column].to_pylist()).most_common(1)), ("", 0))
+    if times > 1:
+        raise SchemaError(f"{label}.{column} has `{value}` {times} times but each may stand once")
+
+
+def require_json(value: str, label: str) -> None:
+    """Refuse a string that is not JSON."""
+    try:
+        json.loads(value)
+    except json.JSONDecodeError as error:
+        raise SchemaError(f"{label} is not JSON: {error}") from error

@@ -1,0 +1,160 @@
+"""Commit a record to a location, and load it back verified.
+
+Files are stored first and the manifest last, and none of them is ever overwritten. A location
+without a manifest holds nothing for any reader, whatever a failed stage left there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from tdm_r1.artifacts.codec import Record
+from tdm_r1.artifacts.manifest import FileEntry, Manifest, Provenance, sha256_of
+from tdm_r1.artifacts.store import Store, storage_errors
+from tdm_r1.errors import ArtifactError, CorruptArtifactError, MissingParentError, SchemaError, TdmR1Error
+
+MANIFEST_NAME = "manifest.json"
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def commit(
+    store: Store,
+    location: str,
+    record: Record,
+    *,
+    parents: Mapping[str, str],
+    config_digest: str,
+    provenance: Provenance,
+) -> Manifest:
+    """Store `record` under `location/` and return the manifest that stands there afterwards.
+
+    A location that already holds equal content is left as it is; its manifest is returned. `parents`
+    gives the digest of each parent's manifest by its location, `config_digest` that of the
+    configuration section which the stage saw.
+    """
+    with storage_errors(f"{store.root}/{location}"), tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        record.write(directory)
+        manifest = Manifest(
+            kind=record.kind,
+            version=record.version,
+            files=describe_files(record, directory),
+            parents=dict(parents),
+            config_digest=config_digest,
+            provenance=provenance,
+        )
+        if (present := read_manifest(store, location)) is not None:
+            return require_equal(store, location, present, manifest)
+        manifest = store_files(store, location, manifest, directory)
+    if store.write_bytes_if_absent(f"{location}/{MANIFEST_NAME}", manifest.to_bytes()):
+        return manifest
+    return require_equal(store, location, require_manifest(store, location), manifest)
+
+
+def load(store: Store, location: str, record: type[AnyRecord]) -> tuple[AnyRecord, Manifest]:
+    """Read the record committed at `location`, after checking kind, version and every file's bytes."""
+    manifest = require_manifest(store, location)
+    if (manifest.kind, manifest.version) != (record.kind, record.version):
+        raise SchemaError(
+            f"`{store.root}/{location}` holds `{manifest.kind}` version {manifest.version} "
+            f"but `{record.kind}` version {record.version} is expected"
+        )
+    if set(manifest.files) != set(record.files()):
+        raise CorruptArtifactError(
+            f"`{store.root}/{location}` lists files {sorted(manifest.files)} but {sorted(record.files())} are expected"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, entry in manifest.files.items():
+            fetch_verified(store, f"{location}/{entry.stored_as}", Path(scratch, name), entry)
+        return record.read(Path(scratch)), manifest
+
+
+def read_manifest(store: Store, location: str) -> Manifest | None:
+    """Return the manifest at `location`, or None when nothing was committed there."""
+    key = f"{location}/{MANIFEST_NAME}"
+    if not store.exists(key):
+        return None
+    try:
+        return Manifest.from_bytes(store.read_bytes(key))
+    except (SchemaError, CorruptArtifactError) as error:
+        raise type(error)(f"`{store.root}/{key}`: {error.message}", hint=error.hint) from error
+
+
+def require_manifest(store: Store, location: str) -> Manifest:
+    """Return the manifest at `location`, or refuse."""
+    manifest = read_manifest(store, location)
+    if manifest is None:
+        raise MissingParentError(f"`{store.root}/{location}` has no manifest: it was never committed")
+    return manifest
+
+
+def require_equal(store: Store, location: str, present: Manifest, ours: Manifest) -> Manifest:
+    """Return the manifest already committed when it has our digest, or refuse."""
+    if present.digest != ours.digest:
+        raise ArtifactError(
+            f"`{store.root}/{location}` is already committed with digest {present.digest}, not {ours.digest}",
+            hint="the committed record stands; delete its directory first if the new one should replace it",
+        )
+    return present
+
+
+def describe_files(record: Record, directory: Path) -> dict[str, FileEntry]:
+    """Return hash, size and rows of each file that `record.write` left in `directory`."""
+    return {
+        name: FileEntry(
+            sha256=sha256_of(directory / name), size=(directory / name).stat().st_size, rows=count, stored_as=name
+        )
+        for name, count in record.row_counts().items()
+    }
+
+
+def store_files(store: Store, location: str, manifest: Manifest, directory: Path) -> Manifest:
+    """Store every file, and return the manifest that says under which names."""
+    stored = {
+        name: entry.model_copy(update={"stored_as": store_file(store, location, directory / name, entry)})
+        for name, entry in manifest.files.items()
+    }
+    return manifest.model_copy(update={"files": stored})
+
+
+def store_file(store: Store, location: str, local: Path, entry: FileEntry) -> str:
+    """Store one file without overwriting, and return its name in `location`.
+
+    Other bytes under its own name are either left by a failed stage or being committed by a rival
+    right now. Nobody can tell, so they stay, and this file gets its hash in front of its name.
+    """
+    for name in (local.name, f"{entry.sha256[:16]}.{local.name}"):
+        key = f"{location}/{name}"
+        if store.put_file_if_absent(local, key) or holds(store, key, entry):
+            return name
+    raise CorruptArtifactError(f"`{store.root}/{key}` is damaged", hint=f"delete `{store.root}/{location}` and retry")
+
+
+def holds(store: Store, key: str, entry: FileEntry) -> bool:
+    """Whether the object at `key` has the bytes of `entry`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            fetch_verified(store, key, Path(scratch, "file"), entry)
+        except TdmR1Error:
+            return False
+    return True
+
+
+def fetch_verified(store: Store, key: str, local: Path, entry: FileEntry) -> None:
+    """Fetch one object to `local`, or refuse when it is missing or not the bytes of `entry`."""
+    hint = "restore the file from a copy, or delete its directory and run the stage again"
+    if not store.exists(key):
+        raise CorruptArtifactError(f"`{store.root}/{key}` is missing but its manifest lists it", hint=hint)
+    store.fetch(key, local)
+    if (size := local.stat().st_size) != entry.size:
+        raise CorruptArtifactError(
+            f"`{store.root}/{key}` has {size} bytes but {entry.size} are expected, with sha256 {entry.sha256}; "
+            f"found {sha256_of(local)}",
+            hint=hint,
+        )
+    if (found := sha256_of(local)) != entry.sha256:
+        raise CorruptArtifactError(f"`{store.root}/{key}` has sha256 {found} but {entry.sha256} is expected", hint=hint)

@@ -1,0 +1,203 @@
+"""Field specs: what a record may hold, checked when it is built.
+
+A record is a frozen dataclass whose fields are declared with `table`, `rows`, `tensors` and `text`.
+Dim names are shared inside one record: `N` is the same number wherever it stands. A dim written as
+a number must have that size. `K+1` is a name like any other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from tdm_r1.errors import SchemaError
+
+ARROW_DTYPES: dict[torch.dtype, pa.DataType] = {
+    torch.uint8: pa.uint8(),
+    torch.int64: pa.int64(),
+    torch.float16: pa.float16(),
+    torch.float32: pa.float32(),
+    torch.float64: pa.float64(),
+}
+"""Tensor dtypes that a Parquet column can hold."""
+
+
+class Dims:
+    """The sizes bound so far in one record, each with the field that bound it."""
+
+    def __init__(self) -> None:
+        self._bound: dict[str, tuple[int, str]] = {}
+
+    def bind(self, name: str, size: int, label: str) -> None:
+        """Bind `name` to `size`, or refuse when it is already another number."""
+        if name.isdigit():
+            if int(name) != size:
+                raise SchemaError(f"{label} has size {size} where {name} is declared")
+            return
+        bound, owner = self._bound.setdefault(name, (size, label))
+        if bound != size:
+            raise SchemaError(f"{label} has {name}={size} but {owner} has {name}={bound}")
+
+
+class Spec(Protocol):
+    """Checks one field of a record and returns its canonical value."""
+
+    def parse(self, value: Any, label: str, dims: Dims) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: its Arrow type, and what else it may hold."""
+
+    dtype: pa.DataType
+    nullable: bool = False
+    finite: bool = False
+
+    def check(self, values: pa.ChunkedArray, label: str) -> None:
+        if values.type != self.dtype:
+            raise SchemaError(f"{label} is {values.type} but {self.dtype} is declared")
+        if values.null_count and not self.nullable:
+            raise SchemaError(f"{label} has {values.null_count} nulls but is declared without")
+        if self.finite and pc.all(pc.is_finite(values)).as_py() is False:
+            raise SchemaError(f"{label} has a value that is NaN or infinite")
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table with exactly these columns; `dim` names its number of rows."""
+
+    file: str
+    dim: str
+    columns: Mapping[str, Column]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([pa.field(name, c.dtype, nullable=c.nullable) for name, c in self.columns.items()])
+
+    def parse(self, value: Any, label: str, dims: Dims) -> pa.Table:
+        """Return the table with declared column order and nullability, in one chunk, without metadata."""
+        if not isinstance(value, pa.Table):
+            raise SchemaError(f"{label} is a {type(value).__name__} but a pyarrow Table is declared")
+        if sorted(value.column_names) != sorted(self.columns):
+            raise SchemaError(f"{label} has columns {value.column_names} but {list(self.columns)} are declared")
+        for name, column in self.columns.items():
+            column.check(value[name], f"{label}.{name}")
+        dims.bind(self.dim, value.num_rows, label)
+        return value.select(list(self.columns)).cast(self.schema).combine_chunks()
+
+
+@dataclass(frozen=True)
+class RowsSpec:
+    """A tensor with one entry for each row of the table that has the same first dim."""
+
+    dims: tuple[str, ...]
+    dtype: torch.dtype
+
+    def parse(self, value: Any, label: str, dims: Dims) -> Tensor:
+        checked = check_tensor(value, label, self.dtype)
+        bind_shape(checked, self.dims, label, dims)
+        return checked.detach()
+
+    def arrow_type(self, entry_shape: tuple[int, ...]) -> pa.DataType:
+        return pa.fixed_shape_tensor(ARROW_DTYPES[self.dtype], entry_shape)
+
+
+@dataclass(frozen=True)
+class TensorsSpec:
+    """Named tensors in one file. With `shapes`, exactly these names; without, any."""
+
+    file: str
+    dtype: torch.dtype | None
+    shapes: Mapping[str, tuple[str, ...]]
+
+    def parse(self, value: Any, label: str, dims: Dims) -> dict[str, Tensor]:
+        """Return a copy of the dict, sorted by name; the tensors are not copied."""
+        if not isinstance(value, Mapping):
+            raise SchemaError(f"{label} is a {type(value).__name__} but a dict of tensors is declared")
+        if self.shapes and set(value) != set(self.shapes):
+            raise SchemaError(f"{label} has tensors {sorted(value)} but {sorted(self.shapes)} are declared")
+        return {name: self._parse_one(name, value[name], label, dims) for name in sorted(value)}
+
+    def _parse_one(self, name: str, value: Any, label: str, dims: Dims) -> Tensor:
+        label = f"{label}[{name!r}]"
+        if name in ("", "__metadata__"):
+            raise SchemaError(f"{label} has a name that safetensors cannot store")
+        checked = check_tensor(value, label, self.dtype)
+        if self.shapes:
+            bind_shape(checked, self.shapes[name], label, dims)
+        return checked.detach()
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """A string, stored as one UTF-8 file."""
+
+    file: str
+
+    def parse(self, value: Any, label: str, dims: Dims) -> str:  # noqa: ARG002
+        if not isinstance(value, str):
+            raise SchemaError(f"{label} is a {type(value).__name__} but a string is declared")
+        return value
+
+
+def table(file: str, dim: str, /, **columns: pa.DataType | Column) -> Any:
+    """Declare a pyarrow Table of `dim` rows with exactly these columns, stored in the Parquet file `file`."""
+    specs = {name: c if isinstance(c, Column) else Column(c) for name, c in columns.items()}
+    return dataclasses.field(metadata={"spec": TableSpec(file, dim, specs)})
+
+
+def nullable(dtype: pa.DataType, *, finite: bool = False) -> Column:
+    """Declare a column that may hold nulls; with `finite`, neither NaN nor infinity."""
+    return Column(dtype, nullable=True, finite=finite)
+
+
+def rows(shape: str, dtype: torch.dtype) -> Any:
+    """Declare a tensor stored as a column of the table whose dim comes first in `shape`."""
+    return dataclasses.field(metadata={"spec": RowsSpec(tuple(shape.split()), dtype)})
+
+
+def tensors(file: str, dtype: torch.dtype | None = None, /, **shapes: str) -> Any:
+    """Declare named tensors stored in the safetensors file `file`.
+
+    Without `dtype`, any dtype is allowed; without `shapes`, any names and shapes are.
+    """
+    dims = {name: tuple(shape.split()) for name, shape in shapes.items()}
+    return dataclasses.field(metadata={"spec": TensorsSpec(file, dtype, dims)})
+
+
+def text(file: str) -> Any:
+    """Declare a string stored in the UTF-8 file `file`."""
+    return dataclasses.field(metadata={"spec": TextSpec(file)})
+
+
+def check_tensor(value: Any, label: str, dtype: torch.dtype | None) -> Tensor:
+    """Return `value` when it is a contiguous, finite tensor of `dtype`."""
+    if not isinstance(value, Tensor):
+        raise SchemaError(f"{label} is a {type(value).__name__} but a tensor is declared")
+    if dtype is not None and value.dtype != dtype:
+        raise SchemaError(f"{label} is {value.dtype} but {dtype} is declared")
+    if not value.is_contiguous():
+        raise SchemaError(f"{label} is not contiguous", hint="call `.contiguous()` before building the record")
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise SchemaError(f"{label} has a value that is NaN or infinite")
+    return value
+
+
+def bind_shape(value: Tensor, names: tuple[str, ...], label: str, dims: Dims) -> None:
+    """Bind each dim of `value` to its declared name."""
+    if value.ndim != len(names):
+        raise SchemaError(f"{label} has shape {list(value.shape)} but [{' '.join(names)}] is declared")
+    for name, size in zip(names, value.shape, strict=True):
+        dims.bind(name, size, label)
+
+
+def specs_of(record: Any) -> dict[str, Spec]:
+    """Return the specs of a record or record class by field name, in declared order."""
+    return {field.name: field.metadata["spec"] for field in dataclasses.fields(record)}

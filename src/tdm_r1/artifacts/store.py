@@ -1,0 +1,182 @@
+"""Where bytes lie: a small interface, and a local directory behind it.
+
+A key is a relative POSIX path such as `iter-00042/rollout/shard-0003/part.parquet`. An object is
+never changed once it is there: both ways to write one refuse a key that exists.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from tdm_r1.errors import ArtifactError, ConfigError, StorageFullError, TdmR1Error
+
+FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+TEMPORARY_SUFFIX = ".tmp"
+
+
+class Store(Protocol):
+    """Objects by key."""
+
+    @property
+    def root(self) -> str:
+        """The address that opens this store."""
+
+    def exists(self, key: str) -> bool: ...
+
+    def read_bytes(self, key: str) -> bytes: ...
+
+    def write_bytes_if_absent(self, key: str, data: bytes) -> bool:
+        """Store `data` unless the key exists; True when this call stored it. At most one writer wins."""
+
+    def put_file_if_absent(self, local: Path, key: str) -> bool:
+        """Store the content of `local` unless the key exists; True when this call stored it."""
+
+    def fetch(self, key: str, local: Path) -> None:
+        """Make the object readable at the path `local`, which must not exist. Do not write to it."""
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete every object under the folder `prefix`; none there is fine."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the sorted keys under the folder `prefix`; an empty prefix lists all."""
+
+
+def open_store(root: str) -> Store:
+    """Open the store at `root`: a path, absolute or relative to the working directory."""
+    scheme, separator, _ = root.partition("://")
+    if separator:
+        reason = "object storage is not built in yet" if scheme == "s3" else "only a path is known"
+        raise ConfigError(f"root `{root}` cannot be opened: {reason}", hint="give the path of a local directory")
+    if not root:
+        raise ConfigError("root is empty", hint="give the path of a local directory, such as `runs/a`")
+    return LocalStore(root)
+
+
+class LocalStore:
+    """A directory. An object appears whole or not at all, and is on disk when the call returns."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._path = Path(root).absolute()
+
+    @property
+    def root(self) -> str:
+        return self._root
+
+    def exists(self, key: str) -> bool:
+        return self._at(key).is_file()
+
+    def read_bytes(self, key: str) -> bytes:
+        with self._found(key) as path:
+            return path.read_bytes()
+
+    def write_bytes_if_absent(self, key: str, data: bytes) -> bool:
+        with self._fresh(key) as temporary:
+            temporary.write_bytes(data)
+            return link_durably(temporary, self._at(key))
+
+    def put_file_if_absent(self, local: Path, key: str) -> bool:
+        if self.exists(key):
+            return False
+        with self._fresh(key) as temporary:
+            shutil.copyfile(local, temporary)
+            return link_durably(temporary, self._at(key))
+
+    def fetch(self, key: str, local: Path) -> None:
+        with self._found(key) as path:
+            local.symlink_to(path)
+
+    def delete_prefix(self, prefix: str) -> None:
+        folder = self._at(prefix)
+        doomed = temporary_beside(folder)
+        with suppress(FileNotFoundError):
+            folder.rename(doomed)  # all of it vanishes at once: no reader sees a half-deleted record
+            shutil.rmtree(doomed)
+
+    def list(self, prefix: str) -> list[str]:
+        folder = self._at(prefix) if prefix else self._path
+        files = (p.relative_to(self._path) for p in folder.rglob("*") if p.is_file())
+        return sorted(p.as_posix() for p in files if not any(is_temporary(part) for part in p.parts))
+
+    def _at(self, key: str) -> Path:
+        if key != PurePosixPath(key).as_posix() or key.startswith(("/", "\\")) or ".." in key.split("/") or key == ".":
+            raise ArtifactError(f"`{key}` is not a key: a relative POSIX path without `..` is expected")
+        return self._path / key
+
+    @contextmanager
+    def _found(self, key: str) -> Iterator[Path]:
+        path = self._at(key)
+        if not path.is_file():
+            raise ArtifactError(f"`{self._root}/{key}` does not exist")
+        yield path
+
+    @contextmanager
+    def _fresh(self, key: str) -> Iterator[Path]:
+        """Yield a new temporary path in the directory of `key`; it is gone afterwards."""
+        target = self._at(key)
+        temporary = temporary_beside(target)
+        with storage_errors(f"{self._root}/{key}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                yield temporary
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a fresh name in the directory of `path` that `is_temporary`."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether `name` is that of an unfinished write or a delete in progress."""
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+
+
+def link_durably(temporary: Path, target: Path) -> bool:
+    """Give the file `temporary` the name `target` and flush both to disk; False when `target` exists."""
+    _fsync(temporary)
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    _fsync(target.parent)
+    return True
+
+
+@contextmanager
+def storage_errors(target: str) -> Iterator[None]:
+    """Turn a full disk, however a library reports it, into StorageFullError."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, TdmR1Error) or full_errno(error) is None:
+            raise
+        raise StorageFullError(
+            f"no space is left to write `{target}`: {error}",
+            hint="free some space or raise the quota, then run the same command again: nothing was committed",
+        ) from error
+
+
+def full_errno(error: Exception) -> int | None:
+    """Return the errno of `error` when it says that the disk, quota or file size is exhausted."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):  # how safetensors reports it
+        number = int(found[1])
+    return number if number in FULL_ERRNOS else None
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,259 @@
+"""Every knob of a run: frozen, unknown keys refused, documented under the field.
+
+The resolved configuration is written once as `run.json`; a preset is a function in
+`presets.py` that returns a complete `RunConfig`. Defaults are the published values where a
+publication gives one; `[paper]` is arXiv 2603.07700, `[TDM]` arXiv 2503.06674, `[DGPO]`
+arXiv 2510.08425, `[ours]` was chosen here (see docs/log.md).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class NumericsConfig(Section):
+    threads: Positive = 2
+    """CPU threads of the tensor library. Part of the result: another count gives other last bits."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where tensors are computed; noise is always drawn on the CPU."""
+
+
+class AdapterConfig(Section):
+    kind: Literal["lora", "full"] = "lora"
+    """`lora`: one low-rank adapter per role on a frozen base. `full`: every role owns all weights."""
+    rank: Positive = 32
+    """Rank of the low-rank update [paper]."""
+    alpha: Rate = 64.0
+    """Scale of the low-rank update is alpha / rank [paper]."""
+    targets: tuple[str, ...] = (
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+    )
+    """Linear layers that get an adapter: every module whose name ends so [paper]."""
+
+
+class ModelConfig(Section):
+    backbone: Literal["sd3", "plane"] = "sd3"
+    """Which file of `models/` runs the network."""
+    source: str = "embedded:shapes"
+    """Weights: `embedded:NAME` for those in the package, else a folder or hub id of a diffusers pipeline."""
+    revision: str = ""
+    """Hub revision; empty for a local folder."""
+    adapter: AdapterConfig = AdapterConfig()
+    """How a role differs from the base."""
+
+
+class SamplerConfig(Section):
+    steps: Annotated[int, Field(ge=1, le=64)] = 4
+    """K, network evaluations of the few-step generator."""
+    shift: Rate = 3.0
+    """Timestep shift s of the σ grid."""
+    solver: Literal["euler", "dpmpp2m"] = "euler"
+    """Rollout solver; `euler` makes the replayed training step equal the rollout's step."""
+    replicate: bool = False
+    """Round network timesteps to integers, as the authors' code does."""
+
+
+class AdamConfig(Section):
+    learning_rate: Rate
+    """Peak learning rate."""
+    betas: tuple[Share, Share] = (0.0, 0.999)
+    """Decay of the first and second moment."""
+    weight_decay: NonNegative = 1e-4
+    """Decoupled weight decay."""
+    epsilon: Rate = 1e-8
+    """Added to the root of the second moment."""
+    clip_norm: Rate = 1.0
+    """Gradient norm above which a role's gradient is scaled down."""
+
+
+class FakeScoreConfig(Section):
+    optimizer: AdamConfig = AdamConfig(learning_rate=3e-4)
+    """AdamW of the fake score [paper]."""
+    teacher_weight: NonNegative = 0.02
+    """Weight of the pull towards the teacher's velocity."""
+    min_snr: NonNegative = 0.0
+    """Min-SNR γ; 0 turns the weighting off, TDM uses 5 [TDM]."""
+
+
+class DistillConfig(Section):
+    steps: Count = 350
+    """Fake-then-generator steps of stage 0."""
+    batch: Positive = 64
+    """Trajectories per step."""
+    interval: Literal["to_T", "separate"] = "to_T"
+    """Noise levels of a step reach up to σ=1, or to the step's own start."""
+    guidance: NonNegative = 4.5
+    """w of the CFG direction [TDM]."""
+    huber: NonNegative = 0.0
+    """Pseudo-Huber constant of the generator's loss; 0 is the squared loss."""
+    fake: FakeScoreConfig = FakeScoreConfig()
+    """The fake score."""
+    generator: AdamConfig = AdamConfig(learning_rate=7.5e-5)
+    """AdamW of the generator [paper]."""
+
+
+class RolloutConfig(Section):
+    groups: Positive = 48
+    """Prompts per iteration."""
+    group_size: Annotated[int, Field(ge=2)] = 24
+    """G, trajectories per prompt [paper]."""
+    shards: Positive = 1
+    """Parts that roll out and are scored independently."""
+    microbatch: Positive = 256
+    """Trajectories per network call; a fixed partition, so part of the last bits."""
+
+    @model_validator(mode="after")
+    def _shards_hold_whole_groups(self) -> RolloutConfig:
+        if self.groups % self.shards:
+            raise ValueError(f"groups={self.groups} is not a multiple of shards={self.shards}; a group is never split")
+        return self
+
+
+class RewardConfig(Section):
+    scorer: Literal["shapes", "plane"] = "shapes"
+    """Which black box of `rewards/` is asked."""
+    kind: Literal["partial", "strict", "correct"] = "partial"
+    """What becomes the reward: the mean over clauses, the strict rule, or the benchmark's rule."""
+    replicate: bool = False
+    """Add the released GenEval reward's 1.0 after a failed relation."""
+    workers: Count = 0
+    """Scoring processes; 0 scores in the stage's own process. Never changes a result."""
+
+
+class SurrogateConfig(Section):
+    optimizer: AdamConfig = AdamConfig(learning_rate=3e-4, betas=(0.9, 0.999))
+    """AdamW of the surrogate [paper]."""
+    advantage_std: Literal["global", "group", "none"] = "global"
+    """Rewards are divided by the deviation of the iteration, of the group, or not at all."""
+    advantage_clip: Rate = 5.0
+    """Advantages are clipped to ± this."""
+    beta: Rate = 1.0
+    """Sharpness β of the group preference."""
+    beta_kl: NonNegative = 1e-3
+    """Weight of the drift penalty."""
+    reference: Literal["frozen", "ema"] = "frozen"
+    """What the preference is measured against: the base, or a moving average of the surrogate [paper]."""
+    interval: Literal["to_T", "separate"] = "to_T"
+    """Range of noise levels above a state."""
+    t_min: Share = 0.55
+    """Floor of the state's σ when a level is drawn; lower levels carry less about composition."""
+    ppo_clip: NonNegative = 1e-3
+    """Range c of ρ = exp(ℓ_old − ℓ) outside of which a sample's gradient is dropped; 0 turns the gate off."""
+    drift_gate: Rate = 0.05
+    """D = mean‖v_φ − v_base‖² above which a sample's gradient is dropped."""
+    state_weighting: Literal["linear", "last"] = "linear"
+    """States are drawn with probability ∝ j+1 [paper], or only the final image is used [ours]."""
+    updates: Positive = 1
+    """Optimizer steps per iteration; the paper's is 1."""
+    minibatch_groups: Positive = 48
+    """Groups per optimizer step, drawn from the replay window."""
+    microbatch_groups: Positive = 16
+    """Groups per network call; one state index and one level are drawn for each."""
+    draws: Positive = 1
+    """Noise draws per state and step, each with its own level."""
+    replay: Count = 0
+    """Earlier iterations whose scored rollouts are used too: labels do not depend on the policy [ours]."""
+    negative_weight: NonNegative = 1.0
+    """Weight of worse-than-average samples' gradient [ours]."""
+    warm_start: bool = True
+    """Continue the surrogate of the iteration before; otherwise start from the base each time."""
+
+
+class GeneratorConfig(Section):
+    optimizer: AdamConfig = AdamConfig(learning_rate=7.5e-5)
+    """AdamW of the generator [paper]."""
+    fake: FakeScoreConfig = FakeScoreConfig()
+    """The fake score during reinforcement."""
+    fake_start: Literal["base", "distilled"] = "base"
+    """Whether the fake score starts from the base, or from what stage 0 left."""
+    interval: Literal["to_T", "separate"] = "to_T"
+    """Range of noise levels above a step."""
+    steps_per_trajectory: Positive = 2
+    """M, steps of each trajectory that are trained on."""
+    trunc_steps: Count = 4
+    """Steps j ≥ this get no surrogate direction."""
+    guidance: NonNegative = 4.5
+    """w; the CFG direction has the factor w − 1."""
+    surrogate_guidance: NonNegative = 2.5
+    """`rl_cfg`, guidance of the surrogate's estimate."""
+    t_min: Share = 0.25
+    """Floor of τ_R, the level at which the surrogate is asked."""
+    cfg_share: Share = 0.3
+    """λ, share of the CFG direction against the surrogate direction."""
+    reward_weight: NonNegative = 1.0
+    """Factor on the learned part of δ_R [ours]."""
+    kl_weight: NonNegative = 1.0
+    """Factor on δ_KL, the reverse-KL tie to the base."""
+    updates: Positive = 1
+    """Optimizer steps of each role per iteration; the paper's is 1."""
+    fake_updates: Positive = 1
+    """Fake-score steps per generator step."""
+    minibatch: Positive = 1152
+    """Trajectories per optimizer step, drawn from this iteration's rollout."""
+    microbatch: Positive = 256
+    """Trajectories per network call with gradient."""
+
+
+class EvaluationConfig(Section):
+    every: Count = 1
+    """Evaluate after every this many iterations, and after the last; 0 only after the last."""
+    prompts: Positive = 600
+    """Held-out prompts, spread over the tags as the split has them."""
+    images_per_prompt: Positive = 1
+    """Images per prompt."""
+    teacher_steps: Count = 40
+    """Steps of the teacher's row at iteration 0; two network evaluations each. 0 leaves the row out."""
+    teacher_guidance: NonNegative = 4.5
+    """CFG weight of the teacher's rows."""
+    bootstrap: Positive = 1000
+    """Resamples of the 95% interval."""
+    split: Literal["test", "train"] = "test"
+    """Held-out prompts, or training prompts for tuning without touching the held-out ones."""
+
+
+class RunConfig(Section):
+    preset: str
+    """Name of the preset that this configuration started from."""
+    seed: Count = 0
+    """Root of every random draw."""
+    iterations: Positive = 100
+    """Iterations of reinforcement."""
+    numerics: NumericsConfig = NumericsConfig()
+    model: ModelConfig = ModelConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    distill: DistillConfig = DistillConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    surrogate: SurrogateConfig = SurrogateConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _steps_exist(self) -> RunConfig:
+        if self.generator.steps_per_trajectory > self.sampler.steps:
+            raise ValueError(
+                f"generator.steps_per_trajectory={self.generator.steps_per_trajectory} "
+                f"but sampler.steps={self.sampler.steps}"
+            )
+        return self

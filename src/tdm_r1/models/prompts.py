@@ -1,0 +1,62 @@
+"""Prompts with their cached embeddings, looked up by id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from tdm_r1.artifacts.records import PromptSet
+from tdm_r1.models.backbone import Condition
+from tdm_r1.rng import Counter, Keys
+
+
+@dataclass(frozen=True)
+class PromptTable:
+    """A `PromptSet` in the form that stages ask of it."""
+
+    prompts: PromptSet
+
+    @cached_property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Row by prompt id, `metadata` parsed."""
+        table = self.prompts.prompts.to_pylist()
+        return {row["prompt_id"]: {**row, "metadata": json.loads(row["metadata"])} for row in table}
+
+    @cached_property
+    def embeddings(self) -> Condition:
+        """Every distinct embedding; row 0 is the empty prompt."""
+        return Condition(self.prompts.embeddings["sequence"], self.prompts.embeddings["pooled"])
+
+    @property
+    def empty(self) -> Condition:
+        return self.embeddings.take(slice(0, 1))
+
+    def by_tag(self, split: str) -> dict[str, list[str]]:
+        """Prompt ids of a split by tag, in the order of the table."""
+        found: dict[str, list[str]] = {}
+        for prompt_id, row in self.rows.items():
+            if row["split"] == split:
+                found.setdefault(row["tag"], []).append(prompt_id)
+        return found
+
+    def draw(self, names: Sequence[Counter], keys: Keys) -> list[str]:
+        """A training prompt for each name: first a tag, all alike, then a prompt of that tag.
+
+        A draw depends on the iteration and its name alone, so never on shards or batches.
+        """
+        tags = self.by_tag("train")
+        ordered = sorted(tags)
+        chosen = []
+        for name in names:
+            rows = tags[ordered[int(keys.uniform("prompt/tag", name) * len(ordered))]]
+            chosen.append(rows[int(keys.uniform("prompt/row", name) * len(rows))])
+        return chosen
+
+    def condition(self, prompt_ids: Sequence[str]) -> Condition:
+        """Embeddings of a batch, [N, T, D] and [N, P]."""
+        return self.embeddings.take(torch.tensor([self.rows[p]["embedding"] for p in prompt_ids], dtype=torch.int64))

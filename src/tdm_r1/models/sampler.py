@@ -1,0 +1,83 @@
+"""Whole trajectories of a backbone: the few-step generator's, and the teacher's under guidance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tdm_r1.config import SamplerConfig
+from tdm_r1.models.backbone import Backbone, Condition, Weights, concatenate
+from tdm_r1.sampling import dpmpp2m_step, euler_step, guide, predict_x0, sigma_grid, steps_of
+
+
+def velocity_at(backbone: Backbone, x: Tensor, sigma: float | Tensor, condition: Condition, weights: Weights) -> Tensor:
+    """The network at one level for the whole batch, or at [N] levels."""
+    levels = sigma.to(x) if isinstance(sigma, Tensor) else torch.full((len(x),), sigma, dtype=x.dtype)
+    return backbone.velocity(x, levels, condition, weights)
+
+
+def paired_velocity(
+    backbone: Backbone, x: Tensor, sigma: float | Tensor, condition: Condition, empty: Condition, weights: Weights
+) -> tuple[Tensor, Tensor]:
+    """v_c and v_∅ in one call of twice the batch."""
+    both = concatenate(condition, condition.null(empty))
+    levels = torch.cat([sigma, sigma]) if isinstance(sigma, Tensor) else sigma
+    v_c, v_null = velocity_at(backbone, torch.cat([x, x]), levels, both, weights).chunk(2)
+    return v_c, v_null
+
+
+@torch.no_grad()
+def trajectory(
+    backbone: Backbone, noise: Tensor, condition: Condition, weights: Weights, sampler: SamplerConfig, microbatch: int
+) -> Tensor:
+    """The deterministic K-step path of each sample, without guidance.
+
+    Args:
+        noise: [N, C, H, W] float32, the state at σ_0.
+
+    Returns:
+        [N, K+1, C, H, W] float32; entry 0 is the noise, entry K the clean latent.
+    """
+    grid = sigma_grid(sampler.steps, sampler.shift, replicate=sampler.replicate)
+    parts = []
+    for start in range(0, len(noise), microbatch):
+        rows = slice(start, start + microbatch)
+        x, cond = noise[rows], condition.take(rows)
+        states, previous, previous_sigma = [x], None, 1.0
+        for sigma, sigma_next in steps_of(grid):
+            v = velocity_at(backbone, x, sigma, cond, weights)
+            if sampler.solver == "euler":
+                x = euler_step(x, v, sigma, sigma_next)
+            else:
+                x0 = predict_x0(x, v, sigma)
+                x = dpmpp2m_step(x, x0, sigma, sigma_next, previous, previous_sigma)
+                previous, previous_sigma = x0, sigma
+            states.append(x)
+        parts.append(torch.stack(states, dim=1))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def guided_sample(
+    backbone: Backbone,
+    noise: Tensor,
+    condition: Condition,
+    empty: Condition,
+    weights: Weights,
+    *,
+    steps: int,
+    shift: float,
+    guidance: float,
+    microbatch: int,
+) -> Tensor:
+    """Clean latents [N, C, H, W] after `steps` Euler steps with CFG: two network evaluations per step."""
+    grid = sigma_grid(steps, shift)
+    parts = []
+    for start in range(0, len(noise), microbatch):
+        rows = slice(start, start + microbatch)
+        x, cond = noise[rows], condition.take(rows)
+        for sigma, sigma_next in steps_of(grid):
+            v_c, v_null = paired_velocity(backbone, x, sigma, cond, empty, weights)
+            x = euler_step(x, guide(v_null, v_c, guidance), sigma, sigma_next)
+        parts.append(x)
+    return torch.cat(parts)

@@ -1,0 +1,1 @@
+"""Training an embedded world from scratch: autoencoder, then teacher."""

@@ -1,0 +1,100 @@
+"""Train the autoencoder of the world `shapes`: 64×64 RGB to 8×8 latents of 8 channels."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tdm_r1.worlds.shapes.grammar import TAGS, Prompt, split
+from tdm_r1.worlds.shapes.render import render
+
+LATENT_CHANNELS: Final = 8
+KL_WEIGHT: Final = 1e-6
+
+Log = Callable[[str], None]
+
+
+def new_autoencoder() -> Any:
+    """An untrained `diffusers.AutoencoderKL` of 0.66 M parameters."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 16, 32, 64),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=1,  # groups of one channel would wipe out flat colours
+        sample_size=64,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+    )
+
+
+def to_pixels(images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+    """[N, H, W, 3] uint8 to [N, 3, H, W] float32 in −1..1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def figure_weight(pixels: Tensor) -> Tensor:
+    """[N, 1, H, W]: 1 on the ground, 5 on figures, which cover only a tenth of the pixels."""
+    ground = pixels[:, :, :1, :1]
+    return 1.0 + 4.0 * ((pixels - ground).abs().amax(1, keepdim=True) > 0.15).float()
+
+
+def training_pairs(seed: int) -> Iterator[tuple[Prompt, np.ndarray[Any, np.dtype[np.uint8]]]]:
+    """Endless (prompt, image) of the training split, tags in turn."""
+    rng = np.random.default_rng(seed)
+    training, _ = split()
+    while True:
+        for tag in TAGS:
+            prompt = training[tag][rng.integers(len(training[tag]))]
+            yield prompt, render(prompt, rng)
+
+
+def train_autoencoder(*, steps: int, batch: int, seed: int, log: Log) -> Any:
+    """Train by L1 + L2 reconstruction and a weak KL term; cosine learning rate.
+
+    Returns:
+        The autoencoder, its `scaling_factor` and `shift_factor` set so that latents have mean 0, deviation 1.
+    """
+    torch.manual_seed(seed)
+    vae = new_autoencoder()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    pairs = training_pairs(seed)
+    start = time.monotonic()
+    for step in range(steps):
+        rate = min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = 2e-3 * rate + 1e-6
+        pixels = to_pixels(np.stack([next(pairs)[1] for _ in range(batch)]))
+        posterior = vae.encode(pixels).latent_dist
+        error = vae.decode(posterior.sample()).sample - pixels
+        weight = figure_weight(pixels)
+        loss = (weight * (error.abs() + error.square())).sum() / weight.sum() / 3
+        loss = loss + KL_WEIGHT * posterior.kl().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        if step % 50 == 0 or step == steps - 1:
+            log(f"autoencoder step {step} loss {loss.item():.4f} {time.monotonic() - start:.0f} s")
+    return standardise(vae.eval(), seed=seed + 1)
+
+
+@torch.no_grad()
+def standardise(vae: Any, *, seed: int, count: int = 512) -> Any:
+    """Record the latents' mean and deviation in the autoencoder's own configuration."""
+    pairs = training_pairs(seed)
+    pixels = to_pixels(np.stack([next(pairs)[1] for _ in range(count)]))
+    latents = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in pixels.split(64)])
+    vae.register_to_config(shift_factor=float(latents.mean()), scaling_factor=float(1 / latents.std()))
+    return vae

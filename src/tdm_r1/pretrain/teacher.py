@@ -1,0 +1,194 @@
+"""Pretrain the teacher of the world `shapes`: a small SD3 transformer on noisy captions.
+
+Captions lie as those of the web do: with the probabilities of `CAPTION_NOISE` the picture shows
+another relation, colour, count or object than its caption says. The teacher learns to draw well
+and to obey half-heartedly, which is the state that reinforcement starts from.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tdm_r1.pretrain.autoencoder import LATENT_CHANNELS, Log, to_pixels
+from tdm_r1.pretrain.text import MAX_TOKENS, WIDTHS, new_text_encoders, new_tokenizer
+from tdm_r1.worlds.shapes.grammar import COLORS, RELATIONS, SHAPES, TAGS, Prompt, split
+from tdm_r1.worlds.shapes.render import render
+
+SHIFT: Final = 3.0
+CAPTION_DROPOUT: Final = 0.1
+EMA_DECAY: Final = 0.999
+CAPTION_NOISE: Final = MappingProxyType(
+    {"single_object": 0.0, "two_object": 0.3, "counting": 0.5, "colors": 0.3, "position": 0.5, "color_attr": 0.3}
+)
+"""Probability, per tag, that a picture disobeys its caption in one respect."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Latents and token ids of the pretraining pictures."""
+
+    latents: Tensor
+    """[N, C, 8, 8] float32, standardised."""
+    tokens: Tensor
+    """[N, 11] int64."""
+
+
+def disobey(prompt: Prompt, rng: np.random.Generator) -> Prompt:
+    """The scene that a lying picture shows for this caption."""
+    clauses = [dict(clause) for clause in prompt.include]
+    if prompt.tag == "position":
+        clauses[1]["position"] = (RELATIONS[rng.integers(4)], 0)
+    elif prompt.tag == "color_attr":
+        clauses[0]["color"], clauses[1]["color"] = clauses[1]["color"], clauses[0]["color"]
+    elif prompt.tag == "counting":
+        clauses[0]["count"] = int(rng.integers(1, 5))
+    elif prompt.tag == "colors":
+        clauses[0]["color"] = tuple(COLORS)[rng.integers(len(COLORS))]
+    elif prompt.tag == "two_object":
+        clauses[int(rng.integers(2))]["class"] = SHAPES[rng.integers(len(SHAPES))]
+    return replace(prompt, include=tuple(clauses))
+
+
+@torch.no_grad()
+def new_corpus(vae: Any, tokenizer: Any, *, count: int, seed: int, log: Log) -> Corpus:
+    """Render, caption and encode `count` pictures of the training split."""
+    rng = np.random.default_rng(seed)
+    training, _ = split()
+    latents, texts, pictures = [], [], []
+    for index in range(count):
+        rows = training[TAGS[index % len(TAGS)]]
+        prompt = rows[rng.integers(len(rows))]
+        lies = rng.random() < CAPTION_NOISE[prompt.tag]
+        texts.append(prompt.text)
+        pictures.append(render(disobey(prompt, rng) if lies else prompt, rng))
+        if len(pictures) == 64 or index == count - 1:
+            mean = vae.encode(to_pixels(np.stack(pictures))).latent_dist.mean
+            latents.append((mean - vae.config.shift_factor) * vae.config.scaling_factor)
+            pictures.clear()
+            if index % 4096 == 4095:
+                log(f"corpus {index + 1} of {count}")
+    return Corpus(latents=torch.cat(latents), tokens=tokenize(tokenizer, texts))
+
+
+def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
+    """[N, 11] int64, padded as the pipeline pads."""
+    batch = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    ids: Tensor = batch["input_ids"]
+    return ids
+
+
+def embed(encoders: torch.nn.ModuleList, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """What `StableDiffusion3Pipeline.encode_prompt` gives for these tokens: [N, 11, 96] and [N, 96]."""
+    outputs = [encoder(tokens, output_hidden_states=True) for encoder in encoders]
+    sequence = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+    return sequence, torch.cat([output[0] for output in outputs], dim=-1)
+
+
+def new_transformer() -> Any:
+    """An untrained `diffusers.SD3Transformer2DModel` of 3.7 M parameters."""
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=4,
+        attention_head_dim=32,
+        num_attention_heads=5,
+        joint_attention_dim=sum(WIDTHS),
+        caption_projection_dim=160,
+        pooled_projection_dim=sum(WIDTHS),
+        pos_embed_max_size=8,
+    )
+
+
+def _learning_rate(step: int, steps: int, peak: float) -> float:
+    """Warm up, hold, then fall linearly over the last third."""
+    return peak * min(1.0, (step + 1) / 200, max(0.02, 3 * (steps - step) / steps))
+
+
+@dataclass
+class Teacher:
+    """Transformer and text encoders, trained together."""
+
+    transformer: Any
+    encoders: torch.nn.ModuleList
+    tokenizer: Any
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.transformer.parameters(), *self.encoders.parameters()]
+
+    def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Rectified-flow loss with logit-normal levels under shift 3 (arXiv 2403.03206)."""
+        u = torch.sigmoid(torch.randn(len(latents)))
+        sigma = SHIFT * u / (1 + (SHIFT - 1) * u)
+        noise = torch.randn_like(latents)
+        level = sigma.view(-1, 1, 1, 1)
+        sequence, pooled = embed(self.encoders, tokens)
+        velocity = self.transformer(
+            (1 - level) * latents + level * noise, sequence, pooled, 1000 * sigma, return_dict=False
+        )[0]
+        return (velocity - (noise - latents)).square().mean()
+
+
+def new_teacher(folder: Path, *, seed: int) -> Teacher:
+    """Untrained modules; the tokenizer's files are written below `folder`."""
+    tokenizer = new_tokenizer(folder / "tokenizer")
+    torch.manual_seed(seed)
+    encoders = torch.nn.ModuleList(new_text_encoders(len(tokenizer)))
+    return Teacher(transformer=new_transformer(), encoders=encoders, tokenizer=tokenizer)
+
+
+def train_teacher(teacher: Teacher, corpus: Corpus, *, steps: int, batch: int, peak: float, seed: int, log: Log) -> None:
+    """Train in place; the weights end as the exponential moving average of the last thousand steps."""
+    torch.manual_seed(seed)
+    parameters = teacher.parameters()
+    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    average = [p.detach().clone() for p in parameters]
+    empty = tokenize(teacher.tokenizer, [""])
+    start, running = time.monotonic(), math.nan
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = _learning_rate(step, steps, peak)
+        index = torch.randint(len(corpus.latents), (batch,))
+        dropped = torch.rand(batch, 1) < CAPTION_DROPOUT
+        loss = teacher.loss(corpus.latents[index], torch.where(dropped, empty, corpus.tokens[index]))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        running = loss.item() if math.isnan(running) else 0.99 * running + 0.01 * loss.item()
+        if step % 100 == 99:
+            log(f"teacher step {step + 1} of {steps} loss {running:.4f} {time.monotonic() - start:.0f} s")
+    with torch.no_grad():
+        for parameter, mean in zip(parameters, average, strict=True):
+            parameter.copy_(mean)
+
+
+def save_pipeline(teacher: Teacher, vae: Any, folder: Path) -> None:
+    """Write a stock `StableDiffusion3Pipeline` directory, safetensors only."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+
+    pipeline = StableDiffusion3Pipeline(
+        transformer=teacher.transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
+        vae=vae,
+        text_encoder=teacher.encoders[0].eval(),
+        tokenizer=teacher.tokenizer,
+        text_encoder_2=teacher.encoders[1].eval(),
+        tokenizer_2=teacher.tokenizer,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)

@@ -1,0 +1,65 @@
+"""Tokenizer and CLIP text encoders of the world `shapes`: one token per word, eleven tokens per prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from tdm_r1.worlds.shapes.grammar import split, vocabulary
+
+MAX_TOKENS: Final = 11
+WIDTHS: Final = (64, 32)
+"""Hidden and projection width of the two encoders; their sum is the transformer's joint width."""
+
+
+def new_tokenizer(folder: Path) -> Any:
+    """A `transformers.CLIPTokenizer` whose byte pairs spell exactly the world's vocabulary."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    bpe.train_from_iterator(sorted(vocabulary()) * 4, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    bpe.model.save(str(folder))
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
+    for word in vocabulary():
+        count = len(tokenizer(word)["input_ids"])
+        if count != 3:
+            raise ValueError(f"the tokenizer spells {word!r} in {count - 2} tokens, expected one")
+    return tokenizer
+
+
+def new_text_encoders(vocabulary_size: int) -> tuple[Any, Any]:
+    """Two untrained `CLIPTextModelWithProjection` of two layers."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    def build(width: int) -> Any:
+        return CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                vocab_size=vocabulary_size,
+                hidden_size=width,
+                intermediate_size=2 * width,
+                projection_dim=width,
+                num_hidden_layers=2,
+                num_attention_heads=width // 16,
+                max_position_embeddings=MAX_TOKENS,
+                bos_token_id=0,
+                eos_token_id=1,
+                pad_token_id=1,
+            )
+        )
+
+    return build(WIDTHS[0]), build(WIDTHS[1])
+
+
+def longest_prompt() -> int:
+    """Words in the longest sentence of the world."""
+    return max(len(p.text.split()) for part in split() for rows in part.values() for p in rows)

@@ -1,0 +1,1 @@
+"""Black boxes that score images. Nothing here is differentiated."""

@@ -1,0 +1,1 @@
+"""From stages to a run: load parents, call, commit; and the loop on one machine."""

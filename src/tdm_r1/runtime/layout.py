@@ -1,0 +1,112 @@
+"""Where each stage's record lies below the root, and which records it is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tdm_r1.config import RunConfig
+from tdm_r1.errors import ConfigError, ShardError
+
+ONCE = ("encode_prompts", "distill_base")
+SHARDED = ("rollout", "reward_scoring")
+PER_ITERATION = ("surrogate_update", "generator_update", "evaluation")
+STAGES = (*ONCE, *SHARDED, *PER_ITERATION)
+
+RUN_FILE = "run.json"
+STOP_FILE = "STOP"
+PROMPTS = "prompts"
+BASE = "base"
+
+
+@dataclass(frozen=True, order=True)
+class Task:
+    """One execution of a stage."""
+
+    stage: str
+    iteration: int = 0
+    shard: int = 0
+
+    @property
+    def location(self) -> str:
+        if self.stage in ONCE:
+            return {"encode_prompts": PROMPTS, "distill_base": BASE}[self.stage]
+        folder = f"iter-{self.iteration:05d}/{self.stage}"
+        return f"{folder}/shard-{self.shard:04d}" if self.stage in SHARDED else folder
+
+    def arguments(self) -> list[str]:
+        """Command-line arguments after `tdm-r1 stage`, without the root."""
+        found = [self.stage]
+        if self.stage not in ONCE:
+            found += ["--iteration", str(self.iteration)]
+        if self.stage in SHARDED:
+            found += ["--shard", str(self.shard)]
+        return found
+
+
+def check(task: Task, config: RunConfig) -> None:
+    """Refuse a task that this run does not have.
+
+    Raises:
+        ConfigError: for an unknown stage or an iteration out of range.
+        ShardError: for a shard out of range.
+    """
+    if task.stage not in STAGES:
+        raise ConfigError(f"there is no stage `{task.stage}`", hint=f"the stages are {', '.join(STAGES)}")
+    lowest = 0 if task.stage in (*ONCE, "evaluation") else 1
+    if not lowest <= task.iteration <= config.iterations:
+        raise ConfigError(
+            f"iteration {task.iteration} of {task.stage} is out of range, expected {lowest}..{config.iterations}",
+            hint="the run's length is `iterations` in run.json",
+        )
+    if task.stage in SHARDED and not 0 <= task.shard < config.rollout.shards:
+        raise ShardError(
+            f"shard {task.shard} is out of range, expected 0..{config.rollout.shards - 1}",
+            hint="the number of shards is `rollout.shards` in run.json",
+        )
+
+
+def evaluation_due(iteration: int, config: RunConfig) -> bool:
+    """Whether an iteration is evaluated: the first, the last, and every `evaluation.every`."""
+    every = config.evaluation.every
+    return iteration in (0, config.iterations) or (every > 0 and iteration % every == 0)
+
+
+def once_tasks() -> list[Task]:
+    return [Task(stage) for stage in ONCE]
+
+
+def iteration_tasks(iteration: int, config: RunConfig) -> list[Task]:
+    """The tasks of an iteration in an order in which every parent comes first."""
+    shards = range(config.rollout.shards)
+    tasks = [Task(stage, iteration, shard) for shard in shards for stage in SHARDED]
+    tasks += [Task("surrogate_update", iteration), Task("generator_update", iteration)]
+    if evaluation_due(iteration, config):
+        tasks.append(Task("evaluation", iteration))
+    return tasks
+
+
+def all_tasks(config: RunConfig) -> list[Task]:
+    """Every task of the run, in order."""
+    tasks = [*once_tasks(), Task("evaluation", 0)]
+    for iteration in range(1, config.iterations + 1):
+        tasks += iteration_tasks(iteration, config)
+    return tasks
+
+
+def shard_tasks(stage: str, iteration: int, config: RunConfig) -> list[Task]:
+    return [Task(stage, iteration, shard) for shard in range(config.rollout.shards)]
+
+
+def window(iteration: int, config: RunConfig) -> range:
+    """Iterations whose scored rollouts the surrogate reads, oldest first."""
+    return range(max(1, iteration - config.surrogate.replay), iteration + 1)
+
+
+def generator_before(iteration: int) -> Task:
+    """Whose generator iteration n starts from: n−1's, or stage 0's."""
+    return Task("generator_update", iteration - 1) if iteration > 1 else Task("distill_base")
+
+
+def generator_after(iteration: int) -> Task:
+    """Whose generator iteration n leaves; iteration 0 is stage 0's."""
+    return Task("generator_update", iteration) if iteration else Task("distill_base")

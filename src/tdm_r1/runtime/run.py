@@ -1,0 +1,150 @@
+"""An opened run directory: its configuration, its store, and what is expensive to load twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from tdm_r1.artifacts.codec import Record
+from tdm_r1.artifacts.manifest import Manifest, canonical_json
+from tdm_r1.artifacts.repository import load, require_manifest
+from tdm_r1.artifacts.store import Store, open_store
+from tdm_r1.config import RunConfig
+from tdm_r1.errors import ConfigError, MissingParentError, RootMismatchError
+from tdm_r1.models.backbone import Backbone
+from tdm_r1.models.open import open_backbone
+from tdm_r1.rewards.scorer import Scorer, open_scorer
+from tdm_r1.runtime import numerics
+from tdm_r1.runtime.layout import RUN_FILE, STOP_FILE, Task
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+class Run:
+    """One run directory. Records are verified when they are read, then kept while the cache has room."""
+
+    def __init__(self, store: Store, config: RunConfig) -> None:
+        self.store = store
+        self.config = config
+        self._kept: OrderedDict[str, tuple[Record, Manifest]] = OrderedDict()
+        self._room = 8 + 2 * config.rollout.shards * (config.surrogate.replay + 1)
+        numerics.apply(config.numerics)
+
+    @property
+    def root(self) -> str:
+        return self.store.root
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        return open_backbone(self.config.model)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        return open_scorer(self.config.reward)
+
+    @cached_property
+    def config_digest(self) -> str:
+        """SHA-256 of the resolved configuration."""
+        return hashlib.sha256(canonical_json(self.config.model_dump(mode="json"))).hexdigest()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a person or a rule asked the loop to stop."""
+        return self.store.exists(STOP_FILE)
+
+    def load(self, task: Task, record: type[AnyRecord]) -> tuple[AnyRecord, Manifest]:
+        """The record of a task, verified against its manifest.
+
+        Raises:
+            MissingParentError: when it was never committed, with the command that commits it.
+            CorruptArtifactError: when a file is not what the manifest says.
+        """
+        location = task.location
+        if location in self._kept:
+            self._kept.move_to_end(location)
+            found, manifest = self._kept[location]
+            assert isinstance(found, record)
+            return found, manifest
+        try:
+            loaded = load(self.store, location, record)
+        except MissingParentError as error:
+            command = " ".join(["tdm-r1 stage", *task.arguments(), "--root", self.root])
+            raise MissingParentError(
+                error.message, hint=f"run `{command}`, or resume the run with `tdm-r1 run --root {self.root}`"
+            ) from error
+        self._keep(location, loaded)
+        return loaded
+
+    def _keep(self, location: str, loaded: tuple[Record, Manifest]) -> None:
+        self._kept[location] = loaded
+        while len(self._kept) > self._room:
+            self._kept.popitem(last=False)
+
+    def manifest(self, task: Task) -> Manifest:
+        return require_manifest(self.store, task.location)
+
+
+def config_bytes(config: RunConfig) -> bytes:
+    """`run.json`: indented, in the order of the fields."""
+    return json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def create_run(root: str, config: RunConfig) -> Run:
+    """Write `run.json`, or open the run that already stands there with the same configuration.
+
+    Raises:
+        RootMismatchError: when the root holds another run.
+    """
+    store = open_store(root)
+    if not store.write_bytes_if_absent(RUN_FILE, config_bytes(config)):
+        present = read_config(store)
+        if present != config:
+            raise RootMismatchError(
+                f"`{root}/{RUN_FILE}` holds another configuration: {first_difference(present, config)}",
+                hint="choose another --root, or leave out --preset and --set to resume the run that stands there",
+            )
+    return Run(store, config)
+
+
+def open_run(root: str) -> Run:
+    """Open an existing run directory."""
+    store = open_store(root)
+    return Run(store, read_config(store))
+
+
+def read_config(store: Store) -> RunConfig:
+    """Parse `run.json`.
+
+    Raises:
+        ConfigError: when it is missing or not a valid configuration.
+    """
+    if not store.exists(RUN_FILE):
+        raise ConfigError(
+            f"`{store.root}` holds no {RUN_FILE}, so it is not a run",
+            hint=f"start one with `tdm-r1 run --preset shapes_smoke --root {store.root}`",
+        )
+    try:
+        return RunConfig.model_validate_json(store.read_bytes(RUN_FILE))
+    except ValidationError as error:
+        raise ConfigError(f"`{store.root}/{RUN_FILE}` is not a valid configuration: {error}") from error
+
+
+def first_difference(present: RunConfig, wanted: RunConfig) -> str:
+    """The first knob that differs, as `a.b is 1 there and 2 here`."""
+
+    def walk(a: Any, b: Any, path: str) -> str | None:
+        if isinstance(a, dict) and isinstance(b, dict):
+            return next((found for key in a if (found := walk(a[key], b.get(key), f"{path}.{key}"))), None)
+        return None if a == b else f"{path.lstrip('.')} is {a!r} there and {b!r} here"
+
+    return walk(present.model_dump(), wanted.model_dump(), "") or "nothing differs"
+
+
+def local_root(root: str) -> Path:
+    return Path(root)

@@ -1,0 +1,167 @@
+"""Stage `evaluation`: held-out accuracy of the averaged generator, and at iteration 0 of what it started from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tdm_r1.artifacts.records import Evaluation, PromptSet
+from tdm_r1.config import RunConfig
+from tdm_r1.models.adapters import Adapter, RoleTensors
+from tdm_r1.models.backbone import Backbone, Condition
+from tdm_r1.models.prompts import PromptTable
+from tdm_r1.models.sampler import guided_sample, trajectory
+from tdm_r1.report.page import evaluation_page
+from tdm_r1.rewards.scorer import Score, Scorer, score_all
+from tdm_r1.rng import Keys
+from tdm_r1.statistics import OVERALL, Interval, tag_intervals
+
+Sampler = Callable[[Tensor, Condition], Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the result table: who samples, at what cost."""
+
+    name: str
+    nfe: int
+    """Network evaluations per image; guidance costs two per step."""
+    sample: Sampler
+
+
+def held_out(prompts: PromptTable, config: RunConfig) -> list[str]:
+    """Prompt ids to evaluate on, each repeated `images_per_prompt` times, spread over tags as the split is."""
+    tags = prompts.by_tag(config.evaluation.split)
+    total = sum(map(len, tags.values()))
+    share = min(1.0, config.evaluation.prompts / total)
+    chosen = [prompt for rows in tags.values() for prompt in rows[: max(1, round(share * len(rows)))]]
+    return [prompt for prompt in chosen for _ in range(config.evaluation.images_per_prompt)]
+
+
+def generator_row(name: str, role: RoleTensors, *, backbone: Backbone, config: RunConfig) -> Row:
+    """The few-step generator, without guidance."""
+    weights = Adapter(backbone.base(), config.model.adapter).apply(role)
+
+    def sample(noise: Tensor, condition: Condition) -> Tensor:
+        path = trajectory(backbone, noise, condition, weights, config.sampler, config.rollout.microbatch)
+        return path[:, -1]
+
+    return Row(name, config.sampler.steps, sample)
+
+
+def teacher_row(name: str, steps: int, empty: Condition, *, backbone: Backbone, config: RunConfig) -> Row:
+    """The frozen base with CFG."""
+
+    def sample(noise: Tensor, condition: Condition) -> Tensor:
+        return guided_sample(
+            backbone,
+            noise,
+            condition,
+            empty,
+            {},
+            steps=steps,
+            shift=config.sampler.shift,
+            guidance=config.evaluation.teacher_guidance,
+            microbatch=config.rollout.microbatch,
+        )
+
+    return Row(name, 2 * steps, sample)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one row drew and how it was judged."""
+
+    row: Row
+    images: Tensor
+    scores: list[Score]
+    intervals: dict[str, Interval]
+
+
+def _measure(
+    row: Row, prompt_ids: list[str], table: PromptTable, scorer: Scorer, backbone: Backbone, config: RunConfig, keys: Keys
+) -> Outcome:
+    """Sample with the same initial noise for every row, score, and take intervals; a failed score counts as wrong."""
+    samples = [f"{prompt}/{number}" for number, prompt in enumerate(prompt_ids)]
+    noise = keys.normals("evaluation/noise", samples, shape=backbone.latent_shape)
+    images = backbone.decode(row.sample(noise, table.condition(prompt_ids)))
+    metadata = [table.rows[prompt]["metadata"] for prompt in prompt_ids]
+    scores = score_all(scorer, images.numpy(), metadata, config.reward.workers)
+    by_tag: dict[str, list[float]] = {}
+    for prompt, score in zip(prompt_ids, scores, strict=True):
+        by_tag.setdefault(table.rows[prompt]["tag"], []).append(float(bool(score.correct)))
+    arrays = {tag: np.array(values) for tag, values in by_tag.items()}
+    seed = keys.seed("evaluation/bootstrap")
+    return Outcome(row, images, scores, tag_intervals(arrays, resamples=config.evaluation.bootstrap, seed=seed))
+
+
+@torch.no_grad()
+def evaluation(
+    prompts: PromptSet,
+    generator: RoleTensors,
+    *,
+    name: str,
+    with_teacher: bool,
+    scorer: Scorer,
+    backbone: Backbone,
+    config: RunConfig,
+    keys: Keys,
+) -> Evaluation:
+    """Judge the averaged generator on held-out prompts.
+
+    Args:
+        generator: the role `generator_ema`.
+        name: of the generator's row, `tdm` at iteration 0 and `tdm-r1` later.
+        with_teacher: add the teacher at its own steps and at the generator's.
+    """
+    table = PromptTable(prompts)
+    prompt_ids = held_out(table, config)
+    rows: list[Row] = []
+    if with_teacher and config.evaluation.teacher_steps:
+        rows.append(teacher_row("teacher", config.evaluation.teacher_steps, table.empty, backbone=backbone, config=config))
+        few = f"teacher-{config.sampler.steps}"
+        rows.append(teacher_row(few, config.sampler.steps, table.empty, backbone=backbone, config=config))
+    rows.append(generator_row(name, generator, backbone=backbone, config=config))
+    fixed = keys.at(0)
+    outcomes = [_measure(row, prompt_ids, table, scorer, backbone, config, fixed) for row in rows]
+    return _record(outcomes, prompt_ids, table, keys.iteration)
+
+
+def _record(outcomes: Sequence[Outcome], prompt_ids: list[str], table: PromptTable, iteration: int) -> Evaluation:
+    cells = [
+        (outcome.row, tag, outcome.intervals[tag])
+        for outcome in outcomes
+        for tag in (OVERALL, *(t for t in outcome.intervals if t != OVERALL))
+    ]
+    samples = [
+        (outcome.row.name, prompt, table.rows[prompt], score)
+        for outcome in outcomes
+        for prompt, score in zip(prompt_ids, outcome.scores, strict=True)
+    ]
+    images = torch.cat([outcome.images for outcome in outcomes])
+    metrics = Evaluation.table(
+        "metrics",
+        name=[row.name for row, _, _ in cells],
+        nfe=[row.nfe for row, _, _ in cells],
+        tag=[tag for _, tag, _ in cells],
+        value=[interval.value for _, _, interval in cells],
+        low=[interval.low for _, _, interval in cells],
+        high=[interval.high for _, _, interval in cells],
+        count=[interval.count for _, _, interval in cells],
+    )
+    drawn = Evaluation.table(
+        "samples",
+        name=[name for name, _, _, _ in samples],
+        prompt_id=[prompt for _, prompt, _, _ in samples],
+        text=[row["text"] for _, _, row, _ in samples],
+        tag=[row["tag"] for _, _, row, _ in samples],
+        correct=[bool(score.correct) for _, _, _, score in samples],
+        strict=[bool(score.strict) for _, _, _, score in samples],
+        score=[float(score.partial or 0.0) for _, _, _, score in samples],
+    )
+    page = evaluation_page(metrics, drawn, images, title=f"Evaluation at iteration {iteration}")
+    return Evaluation(metrics=metrics, samples=drawn, image=images, report=page)

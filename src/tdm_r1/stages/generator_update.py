@@ -1,0 +1,245 @@
+"""Stage `generator_update`: fake score, then generator, along the surrogate's reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tdm_r1.artifacts.records import (
+    GeneratorState,
+    PromptSet,
+    Rollout,
+    SurrogateState,
+    TrainingState,
+    join_roles,
+    role_tensors,
+)
+from tdm_r1.config import GeneratorConfig, RunConfig
+from tdm_r1.ema import average_decay, blend
+from tdm_r1.errors import NumericalError
+from tdm_r1.models.adapters import Adapter, RoleTensors
+from tdm_r1.models.backbone import Backbone, Weights
+from tdm_r1.models.distiller import Batch, Student, effective, fake_loss, replay, teacher_directions
+from tdm_r1.models.levels import Step, own_levels, shared_noise, steps
+from tdm_r1.models.metrics import MetricLog
+from tdm_r1.models.optimizer import RoleOptimizer
+from tdm_r1.models.prompts import PromptTable
+from tdm_r1.models.sampler import paired_velocity, velocity_at
+from tdm_r1.objectives.generator import Reward, generator_loss, reward_direction
+from tdm_r1.rng import Keys
+from tdm_r1.sampling import at_least, predict_x0, renoise
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The trajectories of this iteration; the generator needs no rewards, the surrogate has them."""
+
+    states: Tensor
+    """[N, K+1, C, H, W]."""
+    sample_ids: list[str]
+    prompt_ids: list[str]
+    groups: list[int]
+
+    @staticmethod
+    def of(shards: Sequence[Rollout]) -> Samples:
+        rows = [row for shard in shards for row in shard.index.to_pylist()]
+        return Samples(
+            states=torch.cat([shard.states for shard in shards]),
+            sample_ids=[row["sample_id"] for row in rows],
+            prompt_ids=[row["prompt_id"] for row in rows],
+            groups=[row["group"] for row in rows],
+        )
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    backbone: Backbone
+    table: PromptTable
+    adapter: Adapter
+    samples: Samples
+    config: RunConfig
+    keys: Keys
+    log: MetricLog
+
+    @property
+    def section(self) -> GeneratorConfig:
+        return self.config.generator
+
+    def microbatches(self, update: int) -> list[list[int]]:
+        """Rows of one optimizer step, whole groups in a keyed order, cut to `microbatch`."""
+        groups: dict[int, list[int]] = {}
+        for row, group in enumerate(self.samples.groups):
+            groups.setdefault(group, []).append(row)
+        names = list(groups)
+        per_pass = max(1, len(self.samples.groups) // self.section.minibatch)
+        order = self.keys.permutation("generator/groups", update // per_pass, count=len(names))
+        rows = [row for index in order for row in groups[names[index]]]
+        start = update % per_pass * self.section.minibatch
+        chosen = rows[start : start + self.section.minibatch]
+        return [chosen[i : i + self.section.microbatch] for i in range(0, len(chosen), self.section.microbatch)]
+
+    def batch(self, rows: list[int], step: Step) -> tuple[Batch, list[int]]:
+        pick = torch.tensor(rows, dtype=torch.int64)
+        batch = Batch(
+            step=step,
+            x=self.samples.states[pick, step.index],
+            x_next=self.samples.states[pick, step.index + 1],
+            condition=self.table.condition([self.samples.prompt_ids[row] for row in rows]),
+            sample_ids=[self.samples.sample_ids[row] for row in rows],
+        )
+        return batch, [self.samples.groups[row] for row in rows]
+
+    def chosen_steps(self, role: str, update: int, number: int) -> list[Step]:
+        """M of the K steps, drawn without repeats for one microbatch."""
+        grid = steps(self.config.sampler)
+        order = self.keys.permutation(f"{role}/steps", update, number, count=len(grid))
+        return [grid[index] for index in sorted(order[: self.section.steps_per_trajectory])]
+
+    def train_fake(self, update: int, turn: int, fake: RoleOptimizer) -> None:
+        """One optimizer step of the fake score on this iteration's trajectories."""
+        chunks = self.microbatches(update)
+        total = sum(map(len, chunks)) * self.section.steps_per_trajectory
+        for number, rows in enumerate(chunks):
+            for step in self.chosen_steps(f"fake{turn}", update, number):
+                batch, _ = self.batch(rows, step)
+                weights = self.adapter.apply(fake.params)
+                result = fake_loss(
+                    self.backbone,
+                    batch,
+                    weights,
+                    self.section.fake,
+                    self.keys,
+                    update,
+                    turn,
+                    step.index,
+                    mode=self.section.interval,
+                )
+                if not bool(result.loss.isfinite()):
+                    raise NumericalError("fake/loss", update)
+                (result.loss * (len(rows) / total)).backward()
+                self.log.add(update, "fake", {"loss": float(result.loss.detach()), "error": float(result.score_error)})
+        self.log.add(update, "fake", {"gradient_norm": fake.step(update)})
+
+    def reward(self, student: Student, batch: Batch, groups: list[int], surrogate: Weights, *counters: int) -> Reward:
+        """δ_R at τ_R: floored, with noise shared inside a group."""
+        level = own_levels(batch.step, self.keys, "reward", batch.sample_ids, *counters, mode=self.section.interval)
+        level = at_least(level, self.section.t_min)
+        assert isinstance(level, Tensor)
+        noise = shared_noise(self.keys, "reward", groups, *counters, shape=tuple(batch.x.shape[1:]))
+        with torch.no_grad():
+            x_level = renoise(student.x_next, noise, batch.step.sigma_next, level)
+            v_c, v_null = paired_velocity(
+                self.backbone, x_level, level, batch.condition, self.table.empty, surrogate
+            )
+            base = velocity_at(self.backbone, x_level, level, batch.condition, {})
+            return reward_direction(
+                predict_x0(x_level, v_c, level),
+                predict_x0(x_level, v_null, level),
+                predict_x0(x_level, base, level),
+                rl_cfg=self.section.surrogate_guidance,
+            )
+
+    def train_generator(self, update: int, generator: RoleOptimizer, fake: Weights, surrogate: Weights) -> None:
+        """One optimizer step of the generator."""
+        chunks = self.microbatches(update)
+        total = sum(map(len, chunks)) * self.section.steps_per_trajectory
+        for number, rows in enumerate(chunks):
+            for step in self.chosen_steps("generator", update, number):
+                batch, groups = self.batch(rows, step)
+                self._accumulate(batch, groups, generator.params, fake, surrogate, update, len(rows) / total)
+        self.log.add(update, "generator", {"gradient_norm": generator.step(update)})
+
+    def _accumulate(
+        self,
+        batch: Batch,
+        groups: list[int],
+        params: Mapping[str, Tensor],
+        fake: Weights,
+        surrogate: Weights,
+        update: int,
+        share: float,
+    ) -> None:
+        section, counters = self.section, (update, batch.step.index)
+        student = replay(self.backbone, batch, self.adapter.apply(params))
+        directions = teacher_directions(
+            self.backbone,
+            student,
+            batch,
+            self.table.empty,
+            fake,
+            self.keys,
+            *counters,
+            mode=section.interval,
+            guidance=section.guidance,
+        )
+        wanted = batch.step.index < section.trunc_steps
+        result = generator_loss(
+            student.x0,
+            directions,
+            self.reward(student, batch, groups, surrogate, *counters) if wanted else None,
+            step=batch.step.index,
+            trunc_steps=section.trunc_steps,
+            cfg_share=section.cfg_share,
+            reward_weight=section.reward_weight,
+        )
+        if not bool(result.loss.isfinite()):
+            raise NumericalError("generator/loss", update)
+        (result.loss * share).backward()
+        self.log.add(
+            update,
+            "generator",
+            {
+                "loss": float(result.loss.detach()),
+                "cfg": float(result.cfg_error),
+                "kl": float(result.kl_error),
+                "reward": float(result.reward_error),
+            },
+        )
+
+
+def _optimizer(
+    role: str, previous: TrainingState, tensors: RoleTensors, config: RunConfig, *, carry: bool
+) -> RoleOptimizer:
+    section = config.generator.optimizer if role == "generator" else config.generator.fake.optimizer
+    stored = any(name.startswith(f"{role}/") for name in previous.optimizer)
+    return RoleOptimizer(role, tensors, section, role_tensors(previous.optimizer, role) if carry and stored else {})
+
+
+def generator_update(
+    prompts: PromptSet,
+    shards: Sequence[Rollout],
+    surrogate: SurrogateState,
+    previous: TrainingState,
+    *,
+    first: bool,
+    backbone: Backbone,
+    config: RunConfig,
+    keys: Keys,
+) -> GeneratorState:
+    """Take `updates` steps of the fake score and the generator on this iteration's trajectories.
+
+    Args:
+        previous: the generator of the iteration before, or what stage 0 left.
+        first: whether `previous` is stage 0's, so that optimizers start afresh.
+    """
+    section, adapter = config.generator, Adapter(backbone.base(), config.model.adapter)
+    restart = first and section.fake_start == "base"
+    fake_tensors = adapter.new(keys.at(0), "fake") if restart else role_tensors(previous.state, "fake")
+    fake = _optimizer("fake", previous, fake_tensors, config, carry=not first)
+    generator = _optimizer("generator", previous, role_tensors(previous.state, "generator"), config, carry=not first)
+    trainer = _Trainer(backbone, PromptTable(prompts), adapter, Samples.of(shards), config, keys, MetricLog())
+    learned = effective(adapter, role_tensors(surrogate.state, "surrogate"))
+    for update in range(section.updates):
+        for turn in range(section.fake_updates):
+            trainer.train_fake(update, turn, fake)
+        trainer.train_generator(update, generator, effective(adapter, fake.params), learned)
+    live = generator.tensors()
+    average = blend(role_tensors(previous.state, "generator_ema"), live, average_decay(keys.iteration))
+    return GeneratorState(
+        state=join_roles({"generator": live, "generator_ema": average, "fake": fake.tensors()}),
+        optimizer=join_roles({"generator": generator.state(), "fake": fake.state()}),
+        metrics=trainer.log.table(),
+    )

@@ -1,0 +1,237 @@
+"""Stage `surrogate_update`: learn a differentiable reward from groups of scored trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tdm_r1.artifacts.records import PromptSet, Rewards, Rollout, SurrogateState, join_roles, role_tensors
+from tdm_r1.config import RunConfig, SurrogateConfig
+from tdm_r1.ema import blend, lag_decay, reference_decay
+from tdm_r1.errors import NumericalError
+from tdm_r1.models.adapters import Adapter, RoleTensors
+from tdm_r1.models.backbone import Backbone, Condition
+from tdm_r1.models.levels import Step, shared_noise, steps
+from tdm_r1.models.metrics import MetricLog
+from tdm_r1.models.optimizer import RoleOptimizer
+from tdm_r1.models.prompts import PromptTable
+from tdm_r1.models.sampler import velocity_at
+from tdm_r1.models.scored import Trajectories, join, score
+from tdm_r1.objectives.surrogate import drift, group_preference_loss, surrogate_loss, velocity_error
+from tdm_r1.rng import Keys
+from tdm_r1.sampling import conditional_velocity, renoise, sample_level
+
+ROLE, LAG, REFERENCE = "surrogate", "surrogate_lag", "surrogate_reference"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A microbatch re-noised: whole groups, one step j, one level for all."""
+
+    step: Step
+    level: float
+    x_level: Tensor
+    """[N, C, H, W] x_τ."""
+    target: Tensor
+    """[N, C, H, W] u_s of equation (3)."""
+    condition: Condition
+
+
+def _draw(batch: Trajectories, table: PromptTable, config: RunConfig, keys: Keys, *counters: int) -> Query:
+    section = config.surrogate
+    grid = steps(config.sampler)
+    linear = section.state_weighting == "linear"
+    weights = [float(j + 1) if linear else float(j + 1 == len(grid)) for j in range(len(grid))]
+    step = grid[keys.weighted_choice("surrogate/state", *counters, weights=weights)]
+    level = sample_level(
+        keys.uniform("surrogate/level", *counters),
+        step.sigma_next,
+        floor=section.t_min,
+        mode=section.interval,
+        sigma_current=step.sigma,
+        s=step.shift,
+    )
+    assert isinstance(level, float)
+    x_next = batch.states[:, step.index + 1]
+    noise = shared_noise(keys, "surrogate", batch.groups, *counters, shape=tuple(x_next.shape[1:]))
+    return Query(
+        step=step,
+        level=level,
+        x_level=renoise(x_next, noise, step.sigma_next, level),
+        target=conditional_velocity(x_next, noise, step.sigma_next, level),
+        condition=table.condition(batch.prompt_ids),
+    )
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Frozen networks that the surrogate is compared with."""
+
+    adapter: Adapter
+    reference: RoleTensors | None
+    """None when the reference is the base."""
+    lag: RoleTensors | None
+    """None when the ratio gate is off."""
+
+
+def _errors(backbone: Backbone, query: Query, anchors: Anchors) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Base velocity [N, …], reference errors [N], lag errors [N] or None; without gradient."""
+
+    def velocity(role: RoleTensors | None) -> Tensor:
+        weights = {} if role is None else anchors.adapter.apply(role)
+        return velocity_at(backbone, query.x_level, query.level, query.condition, weights)
+
+    with torch.no_grad():
+        base = velocity(None)
+        reference = base if anchors.reference is None else velocity(anchors.reference)
+        lag = None if anchors.lag is None else velocity_error(velocity(anchors.lag), query.target)
+    return base, velocity_error(reference, query.target), lag
+
+
+def _microbatch_loss(
+    backbone: Backbone,
+    query: Query,
+    batch: Trajectories,
+    params: Mapping[str, Tensor],
+    anchors: Anchors,
+    config: RunConfig,
+) -> tuple[Tensor, dict[str, float]]:
+    section = config.surrogate
+    base, reference_error, lag_error = _errors(backbone, query, anchors)
+    prediction = velocity_at(backbone, query.x_level, query.level, query.condition, anchors.adapter.apply(params))
+    error, drift_N = velocity_error(prediction, query.target), drift(prediction, base)
+    preference = group_preference_loss(
+        error,
+        reference_error,
+        batch.advantages.float(),
+        batch.group_numbers(),
+        beta=section.beta,
+        old_error_N=lag_error,
+        clip=section.ppo_clip or None,
+        drift_N=drift_N,
+        drift_limit=section.drift_gate,
+        negative_weight=section.negative_weight,
+        valid_N=batch.valid,
+    )
+    result = surrogate_loss(
+        preference, drift_N, step=query.step.index, steps=config.sampler.steps, kl_weight=section.beta_kl
+    )
+    return result.loss, {
+        "loss": float(result.loss.detach()),
+        "preference": float(result.preference),
+        "drift": float(result.drift),
+        "clipped_fraction": float(preference.clipped_fraction),
+        "drifted_fraction": float(preference.drifted_fraction),
+        "pair_accuracy": pair_accuracy(reference_error - error.detach(), batch),
+        "error": float(error.detach().mean()),
+    }
+
+
+def pair_accuracy(gain_N: Tensor, batch: Trajectories) -> float:
+    """Share of pairs of one group with different rewards that the implicit reward ℓ_ref − ℓ orders rightly.
+
+    Args:
+        gain_N: [N] ℓ_ref − ℓ; a tie counts one half. Without any pair the answer is 0.5.
+    """
+    group, advantage = batch.group_numbers(), batch.advantages
+    better = (group[:, None] == group[None]) & (advantage[:, None] > advantage[None])
+    if not bool(better.any()):
+        return 0.5
+    difference = (gain_N[:, None] - gain_N[None])[better]
+    return float((difference > 0).double().mean() + 0.5 * (difference == 0).double().mean())
+
+
+def _minibatch(window: Trajectories, section: SurrogateConfig, keys: Keys, update: int) -> list[list[int]]:
+    """Rows of the groups of one optimizer step: informative groups of the window, in a keyed order without repeats."""
+    groups = window.informative()
+    size = min(section.minibatch_groups, len(groups))
+    per_pass = max(1, len(groups) // max(size, 1))
+    order = keys.permutation("surrogate/groups", update // per_pass, count=len(groups))
+    start = update % per_pass * size
+    return [groups[index] for index in order[start : start + size]]
+
+
+def _chunks(groups: list[list[int]], section: SurrogateConfig) -> list[list[int]]:
+    size = section.microbatch_groups
+    return [[row for rows in groups[i : i + size] for row in rows] for i in range(0, len(groups), size)]
+
+
+def _train(
+    window: Trajectories,
+    table: PromptTable,
+    optimizer: RoleOptimizer,
+    anchors: Anchors,
+    *,
+    backbone: Backbone,
+    config: RunConfig,
+    keys: Keys,
+    log: MetricLog,
+) -> None:
+    section = config.surrogate
+    for update in range(section.updates):
+        chunks = _chunks(_minibatch(window, section, keys, update), section)
+        for number, rows in enumerate(chunks):
+            batch = window.take(rows)
+            for draw in range(section.draws):
+                query = _draw(batch, table, config, keys, update, number, draw)
+                loss, values = _microbatch_loss(backbone, query, batch, optimizer.params, anchors, config)
+                if not bool(loss.isfinite()):
+                    raise NumericalError("surrogate/loss", update, hint="lower surrogate.optimizer.learning_rate")
+                (loss * (len(rows) / sum(map(len, chunks)) / section.draws)).backward()
+                log.add(update, "surrogate", values)
+        if chunks:
+            log.add(update, "surrogate", {"gradient_norm": optimizer.step(update)})
+
+
+def surrogate_update(
+    prompts: PromptSet,
+    window: Sequence[tuple[int, Sequence[tuple[Rollout, Rewards]]]],
+    previous: SurrogateState | None,
+    *,
+    backbone: Backbone,
+    config: RunConfig,
+    keys: Keys,
+) -> SurrogateState:
+    """Take `updates` steps of group preference on the scored trajectories of the window.
+
+    Args:
+        window: (iteration, shards) of this iteration and, with `surrogate.replay`, of earlier ones; oldest first.
+        previous: the surrogate of the iteration before; None starts from the base.
+    """
+    section, adapter = config.surrogate, Adapter(backbone.base(), config.model.adapter)
+    fresh = adapter.new(keys.at(0), ROLE)
+    state = previous.state if previous is not None and section.warm_start else {}
+    roles = {role: role_tensors(state, role) if state else fresh for role in (ROLE, LAG, REFERENCE)}
+    optimizer_state = previous.optimizer if previous is not None and section.warm_start else {}
+    optimizer = RoleOptimizer(ROLE, roles[ROLE], section.optimizer, role_tensors(optimizer_state, ROLE))
+    scored = [score(shards, iteration, section) for iteration, shards in window]
+    log = MetricLog()
+    trajectories, advantages = scored[-1]
+    groups = trajectories.rows_by_group()
+    log.add(0, "advantage", {"std": advantages.std, "clipped_fraction": advantages.clipped_fraction})
+    log.add(0, "advantage", {"zero_variance_groups": advantages.zero_variance_groups / len(groups)})
+    anchors = Anchors(
+        adapter=adapter,
+        reference=roles[REFERENCE] if section.reference == "ema" else None,
+        lag=roles[LAG] if section.ppo_clip else None,
+    )
+    window_trajectories = join([part for part, _ in scored])
+    _train(
+        window_trajectories, PromptTable(prompts), optimizer, anchors, backbone=backbone, config=config, keys=keys, log=log
+    )
+    live = optimizer.tensors()
+    n = keys.iteration
+    return SurrogateState(
+        state=join_roles(
+            {
+                ROLE: live,
+                LAG: blend(roles[LAG], live, lag_decay(n)),
+                REFERENCE: blend(roles[REFERENCE], live, reference_decay(n)),
+            }
+        ),
+        optimizer=join_roles({ROLE: optimizer.state()}),
+        metrics=log.table(),
+    )

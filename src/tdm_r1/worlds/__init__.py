@@ -1,0 +1,1 @@
+"""Embedded worlds: prompts, renderers and verifiers that need no download."""

@@ -1,0 +1,1 @@
+"""The world `shapes`: compositional prompts over flat figures, in GenEval's own metadata form."""

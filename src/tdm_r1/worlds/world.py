@@ -1,0 +1,46 @@
+"""What a run asks of a world: its prompts, both splits, with metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tdm_r1.worlds.shapes import grammar
+
+
+@dataclass(frozen=True)
+class WorldPrompt:
+    prompt_id: str
+    text: str
+    tag: str
+    split: str
+    metadata: Mapping[str, Any]
+
+
+class World(Protocol):
+    def prompts(self) -> list[WorldPrompt]:
+        """Every prompt, in a fixed order, `train` before `test`."""
+
+
+@dataclass(frozen=True)
+class ShapesWorld:
+    """Compositional prompts over flat figures."""
+
+    def prompts(self) -> list[WorldPrompt]:
+        training, held_out = grammar.split()
+        return [
+            WorldPrompt(f"{name}-{tag}-{number:04d}", prompt.text, tag, name, prompt.metadata())
+            for name, part in (("train", training), ("test", held_out))
+            for tag, rows in part.items()
+            for number, prompt in enumerate(rows)
+        ]
+
+
+def open_world(name: str) -> World:
+    """The world that `reward.scorer` belongs to."""
+    if name == "plane":
+        from tdm_r1.worlds.plane import PlaneWorld
+
+        return PlaneWorld()
+    return ShapesWorld()

@@ -1,0 +1,154 @@
+"""One valid record of every kind, and how the tests commit and compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from tdm_r1.artifacts.codec import Record
+from tdm_r1.artifacts.manifest import Manifest, Provenance
+from tdm_r1.artifacts.records import (
+    RECORDS,
+    Base,
+    Evaluation,
+    GeneratorState,
+    PromptSet,
+    Rewards,
+    Rollout,
+    SurrogateState,
+    join_roles,
+)
+from tdm_r1.artifacts.repository import commit
+from tdm_r1.artifacts.store import Store
+
+WHERE = "iter-00042/stage"
+PROVENANCE = Provenance(
+    code_version="0.1.0",
+    libraries={"torch": "2.9.0"},
+    device="cpu",
+    threads=1,
+    started=datetime(2025, 1, 1, tzinfo=UTC),
+    finished=datetime(2025, 1, 2, tzinfo=UTC),
+    seconds=86400.0,
+    seed_root=1,
+)
+
+
+def prompt_set() -> PromptSet:
+    return PromptSet(
+        prompts=PromptSet.table(
+            "prompts",
+            prompt_id=["p0", "p1"],
+            text=["a red circle", "zwei Kreise — ü"],
+            tag=["colors", "counting"],
+            split=["train", "test"],
+            metadata=["{}", '{"count": 2}'],
+            embedding=[1, 2],
+        ),
+        embeddings={"sequence": torch.randn(3, 5, 4), "pooled": torch.randn(3, 6)},
+    )
+
+
+def rollout(count: int = 300, seed: int = 0) -> Rollout:
+    noise = torch.Generator().manual_seed(seed)
+    return Rollout(
+        index=Rollout.table(
+            "index",
+            sample_id=[f"s{n}" for n in range(count)],
+            prompt_id=[f"p{n // 4}" for n in range(count)],
+            group=[n // 4 for n in range(count)],
+        ),
+        images=torch.randint(0, 256, (count, 4, 6, 3), dtype=torch.uint8, generator=noise),
+        states=torch.randn(count, 5, 2, 3, 4, generator=noise),
+    )
+
+
+def rewards(**change: Any) -> Rewards:
+    columns: dict[str, Any] = {
+        "sample_id": ["s0", "s1", "s2"],
+        "prompt_id": ["p0", "p0", "p0"],
+        "group": [0, 0, 0],
+        "reward": [1.0, None, -0.5],
+        "correct": [True, None, False],
+        "strict": [None, None, False],
+        "parts": [[{"name": "count", "value": 0.5}, {"name": "color", "value": 0.5}], [], []],
+        "error": [None, "the scorer ran out of memory", None],
+    }
+    return Rewards(rewards=Rewards.table("rewards", **(columns | change)))
+
+
+def training(kind: type[SurrogateState] | type[GeneratorState] | type[Base]) -> Record:
+    weight = torch.randn(3, 4)
+    role = {"w.a": weight, "w.half": torch.randn(7).to(torch.bfloat16), "scalar": torch.tensor(3)}
+    return kind(
+        state=join_roles({"surrogate": role, "surrogate_lag": {"w.a": weight}}),  # both names share one storage
+        optimizer={"surrogate/w.a.exp_avg": torch.zeros(3, 4), "empty": torch.zeros(0)},
+        metrics=kind.table("metrics", step=[0, 1], name=["loss", "loss"], value=[0.5, 0.25]),
+    )
+
+
+def evaluation(samples: int = 2) -> Evaluation:
+    word = ["x"] * samples
+    return Evaluation(
+        metrics=Evaluation.table(
+            "metrics",
+            name=["teacher", "tdm-r1"],
+            nfe=[40, 4],
+            tag=["overall", "overall"],
+            value=[0.6, 0.9],
+            low=[0.5, 0.8],
+            high=[0.7, 1.0],
+            count=[100, 100],
+        ),
+        samples=Evaluation.table(
+            "samples",
+            **dict.fromkeys(("name", "prompt_id", "text", "tag"), word),
+            correct=[True] * samples,
+            strict=[False] * samples,
+            score=[0.5] * samples,
+        ),
+        image=torch.full((samples, 4, 6, 3), 7, dtype=torch.uint8),
+        report="<html>π\r\n</html>\n",
+    )
+
+
+EXAMPLES: dict[str, Callable[[], Record]] = {
+    "encode_prompts": prompt_set,
+    "rollout": rollout,
+    "reward_scoring": rewards,
+    "surrogate_update": lambda: training(SurrogateState),
+    "generator_update": lambda: training(GeneratorState),
+    "distill_base": lambda: training(Base),
+    "evaluation": evaluation,
+}
+FILES = [(kind, file) for kind, record in RECORDS.items() for file in record.files()]
+
+
+def put(store: Store, record: Record, where: str = WHERE, *, provenance: Provenance = PROVENANCE) -> Manifest:
+    return commit(store, where, record, parents={"prompts": "a" * 64}, config_digest="b" * 64, provenance=provenance)
+
+
+def path_of(store: Store, key: str) -> Path:
+    return Path(store.root) / key
+
+
+def assert_same(left: Record, right: Record) -> None:
+    assert type(left) is type(right)
+    for field in fields(left):
+        a, b = getattr(left, field.name), getattr(right, field.name)
+        if isinstance(a, pa.Table):
+            assert a.equals(b, check_metadata=True)
+        elif isinstance(a, dict):
+            assert list(a) == list(b)
+            assert all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a)
+        elif isinstance(a, torch.Tensor):
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)
+        else:
+            assert a == b
