@@ -11,8 +11,8 @@ from tdm_r1.advantages import Std, group_advantages
 
 def batch(groups: int = 5, size: int = 24) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    offsets = torch.randn(groups, 1, generator=generator)
-    rewards = offsets + torch.rand(groups, size, generator=generator)
+    offsets = torch.randn(groups, 1, generator=generator, dtype=torch.float64)
+    rewards = offsets + torch.rand(groups, size, generator=generator, dtype=torch.float64)
     return rewards.flatten(), torch.arange(groups).repeat_interleave(size)
 
 

@@ -229,6 +229,12 @@ def test_errors_and_drift_are_means_over_all_but_the_sample() -> None:
     expected = [((a[i] - b[i]).flatten() ** 2).sum().item() / 100 for i in range(3)]
     assert r.velocity_error(a, b).tolist() == pytest.approx(expected)
     assert r.drift(a, b).tolist() == pytest.approx(expected)
+    for distance in (r.velocity_error, r.drift):
+        v, other = a.clone().requires_grad_(), b.clone().requires_grad_()
+        distance(v, other).sum().backward()  # type: ignore[no-untyped-call]
+        assert v.grad is not None
+        torch.testing.assert_close(v.grad, (a - b) / 50)
+        assert other.grad is None
 
 
 # --- distillation ------------------------------------------------------------------------------------------------
@@ -369,3 +375,5 @@ def test_no_gradient_flows_into_teacher_fake_or_surrogate() -> None:
     g.generator_loss(x0, directions, reward, step=0, trunc_steps=4).loss.backward()  # type: ignore[no-untyped-call]
     assert all(other.grad is None for other in (real, null, fake, conditional, unconditional, base))
     assert x0.grad is not None
+    constants = (directions.kl, directions.cfg, directions.guided, reward.direction, reward.guided)
+    assert not any(constant.requires_grad for constant in constants)

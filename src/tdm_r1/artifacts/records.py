@@ -127,6 +127,11 @@ class TrainingState(Record):
     metrics: pa.Table = table("metrics.parquet", "M", step=pa.int64(), name=pa.string(), value=pa.float64())
     """One row per step and metric."""
 
+    def optimizer_of(self, role: str) -> dict[str, Tensor]:
+        """Optimizer state of one role; empty when it never took a step."""
+        stored = any(name.startswith(f"{role}/") for name in self.optimizer)
+        return role_tensors(self.optimizer, role) if stored else {}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SurrogateState(TrainingState):

@@ -35,7 +35,9 @@ class Adapter:
         Raises:
             ConfigError: when a configured target matches no layer of the base.
         """
-        names = [name.removesuffix(".weight") for name, w in self.base.items() if name.endswith(".weight") and w.ndim == 2]
+        names = [
+            name.removesuffix(".weight") for name, w in self.base.items() if name.endswith(".weight") and w.ndim == 2
+        ]
         for target in self.config.targets:
             if not any(name.endswith(target) for name in names):
                 raise ConfigError(

@@ -48,7 +48,7 @@ class Backbone(Protocol):
         """The frozen base's parameters, by name."""
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Condition, weights: Weights) -> Tensor:
-        """v ≈ ε − x_0 at level σ.
+        """V ≈ ε − x_0 at level σ.
 
         Args:
             x: [N, C, H, W] float32.

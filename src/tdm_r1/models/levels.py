@@ -34,7 +34,7 @@ def own_levels(
 ) -> Tensor:
     """[N] float64: one level above σ_n per sample."""
     u = keys.uniforms(f"{purpose}/level", ids, *counters)
-    levels = sample_level(u, step.sigma_next, mode=mode, sigma_current=step.sigma, s=step.shift)
+    levels = sample_level(u, step.sigma_next, mode=mode, sigma_current=step.sigma, shift=step.shift)
     assert isinstance(levels, Tensor)
     return levels
 

@@ -17,7 +17,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class RoleOptimizer:
     """Trains one role; `params` are leaves that require grad."""
 
-    def __init__(self, role: str, tensors: Mapping[str, Tensor], config: AdamConfig, state: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, role: str, tensors: Mapping[str, Tensor], config: AdamConfig, state: Mapping[str, Tensor]
+    ) -> None:
         """
         Args:
             state: what `state()` returned at the end of the stage before; empty for a fresh start.
@@ -50,7 +52,9 @@ class RoleOptimizer:
         """
         norm = torch.nn.utils.clip_grad_norm_(list(self.params.values()), self._clip_norm)
         if not bool(norm.isfinite()):
-            raise NumericalError(f"{self.role}/gradient", step, hint="lower its learning rate, or inspect the loss terms")
+            raise NumericalError(
+                f"{self.role}/gradient", step, hint="lower its learning rate, or inspect the loss terms"
+            )
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
         return float(norm)

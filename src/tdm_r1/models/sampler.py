@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from tdm_r1.config import SamplerConfig
 from tdm_r1.models.backbone import Backbone, Condition, Weights, concatenate
-from tdm_r1.sampling import dpmpp2m_step, euler_step, guide, predict_x0, sigma_grid, steps_of
+from tdm_r1.sampling import dpmpp2m_step, euler_step, guide, predict_x0, sigma_grid
 
 
 def velocity_at(backbone: Backbone, x: Tensor, sigma: float | Tensor, condition: Condition, weights: Weights) -> Tensor:
@@ -44,13 +46,13 @@ def trajectory(
         rows = slice(start, start + microbatch)
         x, cond = noise[rows], condition.take(rows)
         states, previous, previous_sigma = [x], None, 1.0
-        for sigma, sigma_next in steps_of(grid):
+        for sigma, sigma_next in pairwise(grid):
             v = velocity_at(backbone, x, sigma, cond, weights)
             if sampler.solver == "euler":
                 x = euler_step(x, v, sigma, sigma_next)
             else:
                 x0 = predict_x0(x, v, sigma)
-                x = dpmpp2m_step(x, x0, sigma, sigma_next, previous, previous_sigma)
+                x = dpmpp2m_step(x, x0, sigma, sigma_next, x0_previous=previous, sigma_previous=previous_sigma)
                 previous, previous_sigma = x0, sigma
             states.append(x)
         parts.append(torch.stack(states, dim=1))
@@ -76,7 +78,7 @@ def guided_sample(
     for start in range(0, len(noise), microbatch):
         rows = slice(start, start + microbatch)
         x, cond = noise[rows], condition.take(rows)
-        for sigma, sigma_next in steps_of(grid):
+        for sigma, sigma_next in pairwise(grid):
             v_c, v_null = paired_velocity(backbone, x, sigma, cond, empty, weights)
             x = euler_step(x, guide(v_null, v_c, guidance), sigma, sigma_next)
         parts.append(x)

@@ -91,7 +91,11 @@ def score(
     """
     for rollout, rewards in shards:
         _check_same_samples(rollout, rewards)
-    table = [row for _, rewards in shards for row in rewards.rewards.select(["sample_id", "prompt_id", "group", "reward"]).to_pylist()]
+    table = [
+        row
+        for _, rewards in shards
+        for row in rewards.rewards.select(["sample_id", "prompt_id", "group", "reward"]).to_pylist()
+    ]
     reward = torch.tensor([float("nan") if r["reward"] is None else r["reward"] for r in table], dtype=torch.float64)
     group = torch.tensor([r["group"] for r in table], dtype=torch.int64)
     advantages = group_advantages(reward, group, std=config.advantage_std, clip=config.advantage_clip)
@@ -100,7 +104,7 @@ def score(
         sample_ids=[r["sample_id"] for r in table],
         prompt_ids=[r["prompt_id"] for r in table],
         groups=[f"{iteration:05d}-{r['group']:04d}" for r in table],
-        advantages=advantages.advantage_N,
-        valid=advantages.valid_N,
+        advantages=advantages.advantage,
+        valid=advantages.valid,
     )
     return trajectories, advantages

@@ -99,9 +99,9 @@ def group_preference_loss(
     """Lower the denoising error of better-than-average samples, raise that of the rest: equation (4).
 
     L = mean_g (1/|g|) Σ_{i∈g} sg σ(s_g) A_i ℓ_i, where |g| counts the valid samples; for equal groups this is the
-    mean over all samples. Its ungated gradient is that of mean_g −log σ(−s_g), divided by β
-    (`test_the_gradient_is_that_of_the_group_likelihood`). Gates and weights act on the gradient of ℓ_i, never on
-    s_g. A group without valid samples still counts in mean_g, so that ranks with equally many groups average as one.
+    mean over all samples. Ungated, its gradient is that of mean_g −log σ(−s_g), over β (see
+    `test_the_gradient_is_that_of_the_group_likelihood`). Gates and weights act on the gradient of ℓ_i, never on s_g.
+    A group without valid samples counts in mean_g, so that ranks with equally many groups average as one.
 
     Args:
         error_N: [N] ℓ of the trained model, requires grad.
@@ -114,16 +114,14 @@ def group_preference_loss(
         valid_N: [N] bool, False for samples without a reward.
     """
     valid_N = torch.ones_like(error_N, dtype=torch.bool) if valid_N is None else valid_N.to(error_N.device)
-    advantage_N = advantage_N.to(error_N)
-    member_GN = membership(group_N.to(error_N.device), valid_N)
+    advantage_N, member_GN = advantage_N.to(error_N), membership(group_N.to(error_N.device), valid_N)
     logits_G = group_logits(error_N, reference_error_N, advantage_N, member_GN, beta=beta)
     clipped_N, drifted_N = (gates or Gates()).closed(error_N, advantage_N)
 
     share_G = logits_G.sigmoid() / member_GN.sum(1).clamp_min(1)
     weight_N = torch.where(member_GN, share_G[:, None], 0).sum(0) * advantage_N
     weight_N = torch.where(advantage_N < 0, negative_weight * weight_N, weight_N)
-    open_N = valid_N & ~clipped_N & ~drifted_N
-    loss = torch.where(open_N, weight_N * error_N, 0).sum() / len(member_GN)
+    loss = torch.where(valid_N & ~clipped_N & ~drifted_N, weight_N * error_N, 0).sum() / len(member_GN)
     count = valid_N.sum().clamp_min(1)
     return GroupPreference(loss, logits_G, (valid_N & clipped_N).sum() / count, (valid_N & drifted_N).sum() / count)
 

@@ -18,9 +18,9 @@ class PretrainPlan:
     seed: int = 0
     autoencoder_steps: int = 3000
     autoencoder_batch: int = 16
-    corpus: int = 24_000
+    corpus: int = 20_000
     """Rendered pictures."""
-    teacher_steps: int = 9_000
+    teacher_steps: int = 6_000
     teacher_batch: int = 64
     teacher_rate: float = 1e-3
     """Peak learning rate."""
@@ -50,9 +50,7 @@ def pretrain_shapes(folder: Path, plan: PretrainPlan, log: Log, *, autoencoder: 
 
 def _autoencoder(plan: PretrainPlan, log: Log, folder: Path | None) -> Any:
     if folder is None:
-        return train_autoencoder(
-            steps=plan.autoencoder_steps, batch=plan.autoencoder_batch, seed=plan.seed, log=log
-        )
+        return train_autoencoder(steps=plan.autoencoder_steps, batch=plan.autoencoder_batch, seed=plan.seed, log=log)
     from diffusers import AutoencoderKL
 
     return AutoencoderKL.from_pretrained(folder, use_safetensors=True).eval()

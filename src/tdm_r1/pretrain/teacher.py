@@ -149,7 +149,9 @@ def new_teacher(folder: Path, *, seed: int) -> Teacher:
     return Teacher(transformer=new_transformer(), encoders=encoders, tokenizer=tokenizer)
 
 
-def train_teacher(teacher: Teacher, corpus: Corpus, *, steps: int, batch: int, peak: float, seed: int, log: Log) -> None:
+def train_teacher(
+    teacher: Teacher, corpus: Corpus, *, steps: int, batch: int, peak: float, seed: int, log: Log
+) -> None:
     """Train in place; the weights end as the exponential moving average of the last thousand steps."""
     torch.manual_seed(seed)
     parameters = teacher.parameters()

@@ -38,7 +38,7 @@ def score_one(scorer: Scorer, image: Image, metadata: Mapping[str, Any]) -> Scor
     """Score an image; what the scorer raises becomes that row's error."""
     try:
         return scorer(image, metadata)
-    except Exception as error:  # noqa: BLE001  a black box may raise anything, and one bad row must not cost the rest
+    except Exception as error:
         return Score(reward=None, error=f"{type(error).__name__}: {error}"[:500])
 
 

@@ -21,7 +21,9 @@ def apply(config: NumericsConfig) -> None:
         ConfigError: when the configured device is not there.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("numerics.device is `cuda` but this machine has no CUDA device", hint="set numerics.device=cpu")
+        raise ConfigError(
+            "numerics.device is `cuda` but this machine has no CUDA device", hint="set numerics.device=cpu"
+        )
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
 

@@ -48,7 +48,9 @@ class _Trainer:
             rows_ = slice(position * share, (position + 1) * share)
             if self.section.batch > position * share:
                 found.append(
-                    Batch(grid[index], states[rows_, index], states[rows_, index + 1], condition.take(rows_), ids[rows_])
+                    Batch(
+                        grid[index], states[rows_, index], states[rows_, index + 1], condition.take(rows_), ids[rows_]
+                    )
                 )
         return found
 
@@ -89,9 +91,7 @@ class _Trainer:
         self.log.add(step, "generator", {"gradient_norm": generator.step(step)})
 
 
-def distill_base(
-    prompts: PromptSet, *, backbone: Backbone, config: RunConfig, keys: Keys, progress: Progress
-) -> Base:
+def distill_base(prompts: PromptSet, *, backbone: Backbone, config: RunConfig, keys: Keys, progress: Progress) -> Base:
     """Distil the frozen base into K steps: one fake-score step, then one generator step, `distill.steps` times.
 
     Source: TDM, arXiv 2503.06674; section 2 of the algorithm document.

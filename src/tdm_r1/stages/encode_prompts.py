@@ -27,6 +27,4 @@ def encode_prompts(world: World, *, backbone: Backbone) -> PromptSet:
         "metadata": pa.array([json.dumps(row.metadata) for row in rows], pa.string()),
         "embedding": pa.array([position[row.text] for row in rows], pa.int64()),
     }
-    return PromptSet(
-        prompts=pa.table(table), embeddings={"sequence": condition.sequence, "pooled": condition.pooled}
-    )
+    return PromptSet(prompts=pa.table(table), embeddings={"sequence": condition.sequence, "pooled": condition.pooled})

@@ -83,7 +83,13 @@ class Outcome:
 
 
 def _measure(
-    row: Row, prompt_ids: list[str], table: PromptTable, scorer: Scorer, backbone: Backbone, config: RunConfig, keys: Keys
+    row: Row,
+    prompt_ids: list[str],
+    table: PromptTable,
+    scorer: Scorer,
+    backbone: Backbone,
+    config: RunConfig,
+    keys: Keys,
 ) -> Outcome:
     """Sample with the same initial noise for every row, score, and take intervals; a failed score counts as wrong."""
     samples = [f"{prompt}/{number}" for number, prompt in enumerate(prompt_ids)]
@@ -122,7 +128,9 @@ def evaluation(
     prompt_ids = held_out(table, config)
     rows: list[Row] = []
     if with_teacher and config.evaluation.teacher_steps:
-        rows.append(teacher_row("teacher", config.evaluation.teacher_steps, table.empty, backbone=backbone, config=config))
+        rows.append(
+            teacher_row("teacher", config.evaluation.teacher_steps, table.empty, backbone=backbone, config=config)
+        )
         few = f"teacher-{config.sampler.steps}"
         rows.append(teacher_row(few, config.sampler.steps, table.empty, backbone=backbone, config=config))
     rows.append(generator_row(name, generator, backbone=backbone, config=config))

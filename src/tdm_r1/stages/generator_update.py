@@ -131,9 +131,7 @@ class _Trainer:
         noise = shared_noise(self.keys, "reward", groups, *counters, shape=tuple(batch.x.shape[1:]))
         with torch.no_grad():
             x_level = renoise(student.x_next, noise, batch.step.sigma_next, level)
-            v_c, v_null = paired_velocity(
-                self.backbone, x_level, level, batch.condition, self.table.empty, surrogate
-            )
+            v_c, v_null = paired_velocity(self.backbone, x_level, level, batch.condition, self.table.empty, surrogate)
             base = velocity_at(self.backbone, x_level, level, batch.condition, {})
             return reward_direction(
                 predict_x0(x_level, v_c, level),
@@ -204,8 +202,7 @@ def _optimizer(
     role: str, previous: TrainingState, tensors: RoleTensors, config: RunConfig, *, carry: bool
 ) -> RoleOptimizer:
     section = config.generator.optimizer if role == "generator" else config.generator.fake.optimizer
-    stored = any(name.startswith(f"{role}/") for name in previous.optimizer)
-    return RoleOptimizer(role, tensors, section, role_tensors(previous.optimizer, role) if carry and stored else {})
+    return RoleOptimizer(role, tensors, section, previous.optimizer_of(role) if carry else {})
 
 
 def generator_update(

@@ -20,7 +20,7 @@ from tdm_r1.models.optimizer import RoleOptimizer
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import velocity_at
 from tdm_r1.models.scored import Trajectories, join, score
-from tdm_r1.objectives.surrogate import drift, group_preference_loss, surrogate_loss, velocity_error
+from tdm_r1.objectives.surrogate import Gates, drift, group_preference_loss, surrogate_loss, velocity_error
 from tdm_r1.rng import Keys
 from tdm_r1.sampling import conditional_velocity, renoise, sample_level
 
@@ -52,7 +52,7 @@ def _draw(batch: Trajectories, table: PromptTable, config: RunConfig, keys: Keys
         floor=section.t_min,
         mode=section.interval,
         sigma_current=step.sigma,
-        s=step.shift,
+        shift=step.shift,
     )
     assert isinstance(level, float)
     x_next = batch.states[:, step.index + 1]
@@ -109,10 +109,7 @@ def _microbatch_loss(
         batch.advantages.float(),
         batch.group_numbers(),
         beta=section.beta,
-        old_error_N=lag_error,
-        clip=section.ppo_clip or None,
-        drift_N=drift_N,
-        drift_limit=section.drift_gate,
+        gates=Gates(old_error=lag_error, clip=section.ppo_clip, drift=drift_N.detach(), drift_limit=section.drift_gate),
         negative_weight=section.negative_weight,
         valid_N=batch.valid,
     )
@@ -202,11 +199,12 @@ def surrogate_update(
         previous: the surrogate of the iteration before; None starts from the base.
     """
     section, adapter = config.surrogate, Adapter(backbone.base(), config.model.adapter)
+    kept = [ROLE, *([LAG] if section.ppo_clip else []), *([REFERENCE] if section.reference == "ema" else [])]
     fresh = adapter.new(keys.at(0), ROLE)
-    state = previous.state if previous is not None and section.warm_start else {}
-    roles = {role: role_tensors(state, role) if state else fresh for role in (ROLE, LAG, REFERENCE)}
-    optimizer_state = previous.optimizer if previous is not None and section.warm_start else {}
-    optimizer = RoleOptimizer(ROLE, roles[ROLE], section.optimizer, role_tensors(optimizer_state, ROLE))
+    carried = previous if section.warm_start else None
+    roles = {role: fresh if carried is None else role_tensors(carried.state, role) for role in kept}
+    moments = {} if carried is None else carried.optimizer_of(ROLE)
+    optimizer = RoleOptimizer(ROLE, roles[ROLE], section.optimizer, moments)
     scored = [score(shards, iteration, section) for iteration, shards in window]
     log = MetricLog()
     trajectories, advantages = scored[-1]
@@ -215,23 +213,24 @@ def surrogate_update(
     log.add(0, "advantage", {"zero_variance_groups": advantages.zero_variance_groups / len(groups)})
     anchors = Anchors(
         adapter=adapter,
-        reference=roles[REFERENCE] if section.reference == "ema" else None,
-        lag=roles[LAG] if section.ppo_clip else None,
+        reference=roles.get(REFERENCE),
+        lag=roles.get(LAG),
     )
     window_trajectories = join([part for part, _ in scored])
     _train(
-        window_trajectories, PromptTable(prompts), optimizer, anchors, backbone=backbone, config=config, keys=keys, log=log
+        window_trajectories,
+        PromptTable(prompts),
+        optimizer,
+        anchors,
+        backbone=backbone,
+        config=config,
+        keys=keys,
+        log=log,
     )
-    live = optimizer.tensors()
-    n = keys.iteration
+    live, n = optimizer.tensors(), keys.iteration
+    decay = {ROLE: 0.0, LAG: lag_decay(n), REFERENCE: reference_decay(n)}
     return SurrogateState(
-        state=join_roles(
-            {
-                ROLE: live,
-                LAG: blend(roles[LAG], live, lag_decay(n)),
-                REFERENCE: blend(roles[REFERENCE], live, reference_decay(n)),
-            }
-        ),
+        state=join_roles({role: blend(tensors, live, decay[role]) for role, tensors in roles.items()}),
         optimizer=join_roles({ROLE: optimizer.state()}),
         metrics=log.table(),
     )

@@ -33,13 +33,13 @@ COLORS: Final = MappingProxyType(
 BACKGROUNDS: Final = MappingProxyType(
     {"black": (14, 14, 16), "gray": (88, 88, 88), "navy": (22, 26, 74), "teal": (14, 66, 66), "brown": (74, 48, 30)}
 )
-SIZES: Final = MappingProxyType({"": (7.0, 9.0), "small": (6.0, 7.0), "big": (10.5, 12.5)})
+SIZES: Final = MappingProxyType({"": (7.8, 9.6), "small": (6.8, 7.6), "big": (10.8, 13.0)})
 RELATIONS: Final = ("left of", "right of", "above", "below")
 NUMBERS: Final = MappingProxyType({2: "two", 3: "three", 4: "four"})
 TAGS: Final = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 HELD_OUT: Final = MappingProxyType(
-    {"single_object": 30, "two_object": 40, "counting": 60, "colors": 130, "position": 160, "color_attr": 180}
+    {"single_object": 30, "two_object": 40, "counting": 30, "colors": 150, "position": 160, "color_attr": 190}
 )
 """Prompts per tag that no training ever sees: 600 in all."""
 
@@ -96,14 +96,13 @@ def _two_object() -> Iterator[Prompt]:
 
 
 def _counting() -> Iterator[Prompt]:
-    for shape, number, size, background in product(SHAPES, NUMBERS, ("", "small"), BACKGROUNDS):
+    for shape, number, background in product(SHAPES, NUMBERS, BACKGROUNDS):
         yield Prompt(
-            text=_join(NUMBERS[number], size, plural(shape), "on", background),
+            text=f"{NUMBERS[number]} {plural(shape)} on {background}",
             tag="counting",
             include=({"class": shape, "count": number},),
             exclude=({"class": shape, "count": number + 1},),
             background=background,
-            size=size,
         )
 
 

@@ -1,0 +1,154 @@
+"""The command line: `tdm-r1 stage` is what every orchestrator runs, the rest is for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tdm_r1 import console, presets
+from tdm_r1.config import RunConfig
+from tdm_r1.errors import ConfigError, TdmR1Error
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+config_app = typer.Typer(no_args_is_help=True, help="Presets and their knobs.")
+app.add_typer(config_app, name="config")
+
+Root = Annotated[str, typer.Option(help="Run directory: a local folder, or s3://bucket/prefix.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Set a knob: a.b=VALUE, VALUE as JSON or a bare word.")]
+
+
+def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
+    """`a.b=c` pairs to values; what is not JSON is a string."""
+    overrides: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, separator, text = pair.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {pair!r} has no `=`", hint="write --set surrogate.beta=10")
+        try:
+            overrides[key] = json.loads(text)
+        except json.JSONDecodeError:
+            overrides[key] = text
+    return overrides
+
+
+@config_app.command("show")
+def config_show(preset: str, set_: Set = None) -> None:
+    """Print a preset, resolved, as JSON."""
+    config = presets.resolve(preset, parse_overrides(set_))
+    console.OUT.print(config.model_dump_json(indent=2), soft_wrap=True)
+
+
+@config_app.command("list")
+def config_list() -> None:
+    """List the presets."""
+    for name, function in presets.PRESETS.items():
+        console.OUT.print(f"{name}: {(function.__doc__ or '').splitlines()[0]}", soft_wrap=True)
+
+
+@app.command()
+def stage(  # noqa: PLR0917  typer's options
+    name: str,
+    root: Root,
+    iteration: Annotated[float, typer.Option(help="Iteration; KFP may deliver 3.0.")] = 0,
+    offset: Annotated[float, typer.Option(help="Added to the iteration: KFP has no arithmetic.")] = 0,
+    shard: Annotated[float, typer.Option(help="Shard of a sharded stage.")] = 0,
+    executor_input: Annotated[str, typer.Option(help="KFP's {{$}}: where its UI wants outputs.")] = "",
+) -> None:
+    """Execute one stage and commit its record; a committed one is free."""
+    from tdm_r1.runtime.command import run_stage
+
+    run_stage(name, root, iteration=int(iteration) + int(offset), shard=int(shard), executor_input=executor_input)
+
+
+@app.command()
+def init(root: Root, preset: str = "shapes_cpu", set_: Set = None) -> None:
+    """Write run.json, so that stages can be started elsewhere."""
+    from tdm_r1.runtime.run import create_run
+
+    create_run(root, presets.resolve(preset, parse_overrides(set_)))
+    console.OUT.print(f"{root}/run.json", soft_wrap=True)
+
+
+def _config(root: str, preset: str | None, pairs: list[str] | None) -> RunConfig | None:
+    """The configuration of a new run, or None to resume the run that stands at the root."""
+    if preset is None and not pairs:
+        return None
+    return presets.resolve(preset or "shapes_cpu", parse_overrides(pairs))
+
+
+@app.command()
+def run(
+    root: Root,
+    preset: Annotated[str | None, typer.Option(help="Preset of a new run; none resumes the root.")] = None,
+    set_: Set = None,
+    isolate: Annotated[bool, typer.Option(help="One process per stage, as a cluster does.")] = False,
+) -> None:
+    """Run or resume the whole loop on this machine."""
+    from tdm_r1.runtime.command import run_loop
+
+    run_loop(root, _config(root, preset, set_), isolate=isolate)
+
+
+@app.command()
+def inspect(root: Root) -> None:
+    """Show what is committed: per iteration, the stages, rows, bytes and seconds."""
+    from tdm_r1.runtime.command import show_run
+
+    show_run(root)
+
+
+@app.command()
+def sample(
+    root: Root,
+    prompt: Annotated[list[str], typer.Option(help="A prompt; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("sample.png"),
+    iteration: Annotated[int | None, typer.Option(help="Whose generator; the newest by default, 0 is TDM.")] = None,
+    count: Annotated[int, typer.Option(help="Images per prompt.")] = 4,
+    seed: int = 0,
+) -> None:
+    """Sample images from a committed generator into one PNG."""
+    from tdm_r1.runtime.release import sample_images
+
+    path = sample_images(root, prompt, out, iteration=iteration, count=count, seed=seed)
+    console.OUT.print(str(path), soft_wrap=True)
+
+
+@app.command()
+def export(
+    root: Root,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    iteration: Annotated[int | None, typer.Option(help="Whose generator; the newest by default, 0 is TDM.")] = None,
+) -> None:
+    """Export a generator as a LoRA that stock diffusers loads, with a model card."""
+    from tdm_r1.runtime.release import export_lora
+
+    console.OUT.print(str(export_lora(root, out, iteration=iteration)), soft_wrap=True)
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Pipeline folder to write.")],
+    world: str = "shapes",
+    seed: int = 0,
+    steps: Annotated[int | None, typer.Option(help="Teacher steps instead of the committed weights' own.")] = None,
+) -> None:
+    """Train an embedded world's base model from scratch."""
+    from tdm_r1.pretrain.command import pretrain_world
+
+    pretrain_world(world, out, seed=seed, steps=steps, log=lambda line: console.OUT.print(line, soft_wrap=True))
+
+
+def main() -> None:
+    """Entry point: errors of this project print their hint and exit with their own code."""
+    try:
+        app()
+    except TdmR1Error as error:
+        console.fail(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: everything committed so far stays; run the same command to go on", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,87 @@
+"""The commands `stage`, `run` and `inspect`."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from tdm_r1 import console
+from tdm_r1.artifacts.records import Evaluation
+from tdm_r1.artifacts.repository import read_manifest
+from tdm_r1.config import RunConfig
+from tdm_r1.kfp_outputs import parse_executor_input, write_outputs
+from tdm_r1.runtime.execute import execute
+from tdm_r1.runtime.layout import Task, all_tasks, evaluation_due
+from tdm_r1.runtime.loop import in_process, isolated, loop
+from tdm_r1.runtime.results import RESULT_FILE, write_result
+from tdm_r1.runtime.run import Run, create_run, open_run
+from tdm_r1.statistics import OVERALL
+
+
+def run_stage(name: str, root: str, *, iteration: int, shard: int, executor_input: str) -> None:
+    """Execute one task; tell KFP when it asked to be told."""
+    asked = parse_executor_input(executor_input) if executor_input else None
+    run, task = open_run(root), Task(name, iteration, shard)
+    if name == "evaluation" and not evaluation_due(iteration, run.config):
+        done, html, metrics = "not-due", "<p>This iteration is not evaluated.</p>", {}
+    else:
+        done, html, metrics = execute(run, task).digest, None, {}
+        if name == "evaluation" and asked is not None:
+            record, _ = run.load(task, Evaluation)
+            html, metrics = record.report, _scalars(record)
+    if asked is not None:
+        stop = run.stopped or iteration >= run.config.iterations
+        parameters = {"done": done, "stop": "true" if stop else "false"}
+        write_outputs(asked, parameters=parameters, metrics=metrics, html=html)
+
+
+def _scalars(record: Evaluation) -> dict[str, float]:
+    """The numbers that KFP's table shows: of the last row of the evaluation."""
+    cells = record.metrics.to_pylist()
+    return {cell["tag"]: float(cell["value"]) for cell in cells if cell["name"] == cells[-1]["name"]}
+
+
+def run_loop(root: str, config: RunConfig | None, *, isolate: bool) -> None:
+    """Run or resume, with a progress line; print the table at the end."""
+    run = create_run(root, config) if config is not None else open_run(root)
+    with console.bar() as progress:
+        line = progress.add_task(run.config.preset, total=len(all_tasks(run.config)))
+        for done in loop(run, isolated if isolate else in_process, console.track(progress)):
+            progress.update(line, completed=done.position, description=_describe(run, done.task))
+    outcome = write_result(run)
+    title = f"{outcome['prompts']} held-out prompts, iteration {outcome['iterations']}, seed {outcome['seed']}"
+    console.OUT.print(console.result_table(outcome["rows"], title))
+    last = Task("evaluation", outcome["iterations"]).location
+    console.OUT.print(f"result  {root}/{RESULT_FILE}\nreport  {root}/{last}/report.html", soft_wrap=True)
+
+
+def _describe(run: Run, task: Task) -> str:
+    if task.stage != "evaluation":
+        return f"iteration {task.iteration}/{run.config.iterations}"
+    record, _ = run.load(task, Evaluation)
+    for cell in record.metrics.to_pylist():
+        if cell["tag"] == OVERALL:
+            console.ERR.print(
+                f"iteration {task.iteration}: {cell['name']} overall {cell['value']:.3f} "
+                f"({cell['low']:.3f}–{cell['high']:.3f}), {cell['nfe']} NFE"
+            )
+    return f"iteration {task.iteration}/{run.config.iterations}"
+
+
+def show_run(root: str) -> None:
+    """One line per committed record."""
+    run = open_run(root)
+    table = Table(title=f"{root}: {run.config.preset}, seed {run.config.seed}", title_justify="left")
+    for column in ("record", "rows", "bytes", "seconds", "digest"):
+        table.add_column(column, justify="left" if column in ("record", "digest") else "right")
+    tasks = all_tasks(run.config)
+    committed = 0
+    for task in tasks:
+        manifest = read_manifest(run.store, task.location)
+        if manifest is None:
+            continue
+        committed += 1
+        rows = max((entry.rows or 0 for entry in manifest.files.values()), default=0)
+        size = sum(entry.size for entry in manifest.files.values())
+        table.add_row(task.location, str(rows), f"{size:,}", f"{manifest.provenance.seconds:.2f}", manifest.digest[:16])
+    console.OUT.print(table)
+    console.OUT.print(f"{committed} of {len(tasks)} records committed" + (", STOP is set" if run.stopped else ""))

@@ -1,0 +1,75 @@
+"""The result of a run: its evaluations side by side, as `result.json` and as a curve."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tdm_r1.artifacts.records import Evaluation
+from tdm_r1.artifacts.repository import read_manifest
+from tdm_r1.runtime.layout import Task, evaluation_due
+from tdm_r1.runtime.run import Run
+from tdm_r1.statistics import OVERALL
+
+RESULT_FILE = "result.json"
+COLUMNS = ("name", "nfe", "overall", "ci95", "tags")
+
+
+def evaluated(run: Run) -> list[int]:
+    """Iterations whose evaluation is committed."""
+    return [
+        iteration
+        for iteration in range(run.config.iterations + 1)
+        if evaluation_due(iteration, run.config)
+        and read_manifest(run.store, Task("evaluation", iteration).location) is not None
+    ]
+
+
+def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """One dictionary per model: name, nfe, overall, ci95, tags."""
+    cells = evaluation.metrics.to_pylist()
+    rows = []
+    for name in dict.fromkeys(cell["name"] for cell in cells):
+        own = {cell["tag"]: cell for cell in cells if cell["name"] == name}
+        overall = own[OVERALL]
+        rows.append(
+            {
+                "name": name,
+                "nfe": overall["nfe"],
+                "overall": round(overall["value"], 4),
+                "ci95": [round(overall["low"], 4), round(overall["high"], 4)],
+                "tags": {tag: round(cell["value"], 4) for tag, cell in own.items() if tag != OVERALL},
+            }
+        )
+    return rows
+
+
+def result(run: Run) -> dict[str, Any]:
+    """The table of a run: what it started from, and its last evaluated generator."""
+    iterations = evaluated(run)
+    records = {n: run.load(Task("evaluation", n), Evaluation)[0] for n in iterations}
+    rows = rows_of(records[0]) if 0 in records else []
+    if iterations and iterations[-1]:
+        rows += rows_of(records[iterations[-1]])
+    first = next(iter(records.values())).metrics.to_pylist() if records else []
+    return {
+        "suite": run.config.reward.scorer,
+        "preset": run.config.preset,
+        "seed": run.config.seed,
+        "iterations": iterations[-1] if iterations else 0,
+        "prompts": next((cell["count"] for cell in first if cell["tag"] == OVERALL), 0),
+        "rows": rows,
+        "curve": [
+            {"iteration": n, "overall": row["overall"], "ci95": row["ci95"]}
+            for n, record in records.items()
+            for row in rows_of(record)[-1:]
+        ],
+    }
+
+
+def write_result(run: Run) -> dict[str, Any]:
+    """Write `result.json` into a local root and return its content."""
+    content = result(run)
+    Path(run.root, RESULT_FILE).write_text(json.dumps(content, indent=2) + "\n")
+    return content
