@@ -49,8 +49,15 @@ def config_list() -> None:
         console.OUT.print(f"{name}: {(function.__doc__ or '').splitlines()[0]}", soft_wrap=True)
 
 
+def _whole(name: str, value: float) -> int:
+    """KFP may deliver 3.0 for 3; anything else that is not whole is refused."""
+    if not value.is_integer():
+        raise ConfigError(f"--{name} is {value}, expected a whole number", hint=f"write --{name} 3")
+    return int(value)
+
+
 @app.command()
-def stage(  # noqa: PLR0917  typer's options
+def stage(
     name: str,
     root: Root,
     iteration: Annotated[float, typer.Option(help="Iteration; KFP may deliver 3.0.")] = 0,
@@ -61,7 +68,8 @@ def stage(  # noqa: PLR0917  typer's options
     """Execute one stage and commit its record; a committed one is free."""
     from tdm_r1.runtime.command import run_stage
 
-    run_stage(name, root, iteration=int(iteration) + int(offset), shard=int(shard), executor_input=executor_input)
+    number = _whole("iteration", iteration) + _whole("offset", offset)
+    run_stage(name, root, iteration=number, shard=_whole("shard", shard), executor_input=executor_input)
 
 
 @app.command()
@@ -73,7 +81,7 @@ def init(root: Root, preset: str = "shapes_cpu", set_: Set = None) -> None:
     console.OUT.print(f"{root}/run.json", soft_wrap=True)
 
 
-def _config(root: str, preset: str | None, pairs: list[str] | None) -> RunConfig | None:
+def _config(preset: str | None, pairs: list[str] | None) -> RunConfig | None:
     """The configuration of a new run, or None to resume the run that stands at the root."""
     if preset is None and not pairs:
         return None
@@ -90,7 +98,7 @@ def run(
     """Run or resume the whole loop on this machine."""
     from tdm_r1.runtime.command import run_loop
 
-    run_loop(root, _config(root, preset, set_), isolate=isolate)
+    run_loop(root, _config(preset, set_), isolate=isolate)
 
 
 @app.command()
@@ -148,7 +156,7 @@ def main() -> None:
         app()
     except TdmR1Error as error:
         console.fail(error)
-        sys.exit(error.exit_code)
+        sys.exit(getattr(error, "code", error.exit_code))
     except KeyboardInterrupt:
         print("interrupted: everything committed so far stays; run the same command to go on", file=sys.stderr)
         sys.exit(130)

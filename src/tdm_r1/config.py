@@ -22,7 +22,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 class Section(BaseModel):
     """Base of all sections: immutable, and a misspelt key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class NumericsConfig(Section):
@@ -169,7 +169,11 @@ class SurrogateConfig(Section):
     minibatch_groups: Positive = 48
     """Groups per optimizer step, drawn from the replay window."""
     microbatch_groups: Positive = 16
-    """Groups per network call; one state index and one level are drawn for each."""
+    """Groups per network call."""
+    draw_per: Literal["microbatch", "group"] = "microbatch"
+    """Whether one state index and one level are drawn for a microbatch [paper] or for each of its groups [ours]."""
+    probe_draws: Count = 0
+    """Noise draws of the held-out probe: pairs of this iteration ordered by the surrogate of the one before."""
     draws: Positive = 1
     """Noise draws per state and step, each with its own level."""
     replay: Count = 0
@@ -228,6 +232,8 @@ class EvaluationConfig(Section):
     """CFG weight of the teacher's rows."""
     bootstrap: Positive = 1000
     """Resamples of the 95% interval."""
+    surrogate_steps: Count = 0
+    """Steps of a row that samples from the surrogate itself; 0 leaves it out. A health check: it never generates."""
     split: Literal["test", "train"] = "test"
     """Held-out prompts, or training prompts for tuning without touching the held-out ones."""
 
@@ -240,14 +246,23 @@ class RunConfig(Section):
     iterations: Positive = 100
     """Iterations of reinforcement."""
     numerics: NumericsConfig = NumericsConfig()
+    """What the last bits of a result depend on."""
     model: ModelConfig = ModelConfig()
+    """The frozen base, and how a role differs from it."""
     sampler: SamplerConfig = SamplerConfig()
+    """The few-step path of the generator."""
     distill: DistillConfig = DistillConfig()
+    """Stage 0: from the base to the few-step generator."""
     rollout: RolloutConfig = RolloutConfig()
+    """How many trajectories an iteration draws, and in which parts."""
     reward: RewardConfig = RewardConfig()
+    """Which black box scores an image."""
     surrogate: SurrogateConfig = SurrogateConfig()
+    """How the differentiable reward is learned."""
     generator: GeneratorConfig = GeneratorConfig()
+    """How the generator follows it."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """When and on what the generator is measured."""
 
     @model_validator(mode="after")
     def _steps_exist(self) -> RunConfig:

@@ -114,7 +114,10 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> RunConfig:
         *folders, leaf = key.split(".")
         for depth, name in enumerate(folders):
             if not isinstance(node.get(name), dict):
-                raise ConfigError(f"`{key}` is no knob: there is no section `{'.'.join(folders[: depth + 1])}`")
+                raise ConfigError(
+                    f"`{key}` is no knob: there is no section `{'.'.join(folders[: depth + 1])}`",
+                    hint=f"at that place there are {', '.join(node)}",
+                )
             node = node[name]
         if leaf not in node:
             raise ConfigError(f"`{key}` is no knob", hint=f"its section has {', '.join(node)}")
@@ -124,4 +127,8 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> RunConfig:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the configuration"
-        raise ConfigError(f"`{place}` is {first.get('input')!r}: {first['msg']}") from error
+        given = "does not fit together" if isinstance(first["input"], dict) else f"is {first['input']!r}"
+        raise ConfigError(
+            f"`{place}` {given}: {first['msg']}",
+            hint=f"see what it may be with `tdm-r1 config show {preset}`, and in src/tdm_r1/config.py",
+        ) from error

@@ -57,6 +57,8 @@ def open_store(root: str) -> Store:
         raise ConfigError(f"root `{root}` cannot be opened: {reason}", hint="give the path of a local directory")
     if not root:
         raise ConfigError("root is empty", hint="give the path of a local directory, such as `runs/a`")
+    if Path(root).exists() and not Path(root).is_dir():
+        raise ConfigError(f"root `{root}` is a file", hint="give the path of a directory, there or not yet")
     return LocalStore(root)
 
 

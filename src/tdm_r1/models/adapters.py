@@ -29,6 +29,15 @@ class Adapter:
     base: Mapping[str, Tensor]
     config: AdapterConfig
 
+    def check(self) -> None:
+        """Refuse a configuration that does not fit the base.
+
+        Raises:
+            ConfigError: when a configured target matches no layer of the base.
+        """
+        if self.config.kind == "lora":
+            self.targets()
+
     def targets(self) -> list[str]:
         """Names of the adapted weights, sorted.
 

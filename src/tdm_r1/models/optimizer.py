@@ -48,7 +48,7 @@ class RoleOptimizer:
             The norm before clipping.
 
         Raises:
-            NumericalError: when the norm is not finite; the weights are untouched.
+            NumericalError: when the norm or a weight is not finite; for the norm the weights are untouched.
         """
         norm = torch.nn.utils.clip_grad_norm_(list(self.params.values()), self._clip_norm)
         if not bool(norm.isfinite()):
@@ -56,6 +56,8 @@ class RoleOptimizer:
                 f"{self.role}/gradient", step, hint="lower its learning rate, or inspect the loss terms"
             )
         self._adam.step()
+        if not all(bool(parameter.isfinite().all()) for parameter in self.params.values()):
+            raise NumericalError(f"{self.role}/weights", step, hint="lower its learning rate")
         self._adam.zero_grad(set_to_none=True)
         return float(norm)
 

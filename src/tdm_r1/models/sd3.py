@@ -13,25 +13,37 @@ from torch.func import functional_call
 
 from tdm_r1.errors import ConfigError
 from tdm_r1.models.backbone import Condition, Weights
+from tdm_r1.models.quiet import quiet_loading
 
 DECODE_BATCH = 64
 """Images per decoder call; a fixed partition, so part of the last bits."""
+
+
+def lacks_t5(folder: Path) -> bool:
+    """Whether the pipeline folder comes without its third text encoder."""
+    index = json.loads((folder / "model_index.json").read_text())
+    return index.get("text_encoder_3", [None])[0] is None
+
+
+def _load(folder: Path) -> Any:
+    """The pipeline; diffusers wants to be told which parts are absent."""
+    with quiet_loading():
+        from diffusers import StableDiffusion3Pipeline
+
+        absent = dict.fromkeys(("text_encoder_3", "tokenizer_3")) if lacks_t5(folder) else {}
+        return StableDiffusion3Pipeline.from_pretrained(folder, use_safetensors=True, **absent)
 
 
 class SD3Backbone:
     """Transformer, text encoders and autoencoder of one pipeline folder, all frozen."""
 
     def __init__(self, folder: Path) -> None:
-        from diffusers import StableDiffusion3Pipeline
-
         if not (folder / "model_index.json").is_file():
             raise ConfigError(
                 f"`{folder}` holds no model_index.json, expected a diffusers StableDiffusion3Pipeline folder",
                 hint="check model.source",
             )
-        index = json.loads((folder / "model_index.json").read_text())
-        absent = {name: None for name in ("text_encoder_3", "tokenizer_3") if index.get(name, [None])[0] is None}
-        pipeline: Any = StableDiffusion3Pipeline.from_pretrained(folder, use_safetensors=True, **absent)
+        pipeline = _load(folder)
         self._pipeline = pipeline
         self._transformer: torch.nn.Module = pipeline.transformer.requires_grad_(False).eval()
         self._vae: Any = pipeline.vae.requires_grad_(False).eval()

@@ -94,6 +94,7 @@ def group_preference_loss(
     beta: float,
     gates: Gates | None = None,
     negative_weight: float = 1.0,
+    weight_N: Tensor | None = None,
     valid_N: Tensor | None = None,
 ) -> GroupPreference:
     """Lower the denoising error of better-than-average samples, raise that of the rest: equation (4).
@@ -111,6 +112,7 @@ def group_preference_loss(
         beta: sharpness of the preference, unitless.
         gates: the PPO clip and the drift gate, none by default.
         negative_weight: scale of the gradient of samples with A < 0; other than 1 breaks Σ_{G⁺}w = Σ_{G⁻}w.
+        weight_N: [N] further scale of each sample's gradient, such as (j+1)/K where samples differ in j.
         valid_N: [N] bool, False for samples without a reward.
     """
     valid_N = torch.ones_like(error_N, dtype=torch.bool) if valid_N is None else valid_N.to(error_N.device)
@@ -119,9 +121,10 @@ def group_preference_loss(
     clipped_N, drifted_N = (gates or Gates()).closed(error_N, advantage_N)
 
     share_G = logits_G.sigmoid() / member_GN.sum(1).clamp_min(1)
-    weight_N = torch.where(member_GN, share_G[:, None], 0).sum(0) * advantage_N
-    weight_N = torch.where(advantage_N < 0, negative_weight * weight_N, weight_N)
-    loss = torch.where(valid_N & ~clipped_N & ~drifted_N, weight_N * error_N, 0).sum() / len(member_GN)
+    scale_N = torch.where(member_GN, share_G[:, None], 0).sum(0) * advantage_N
+    scale_N = torch.where(advantage_N < 0, negative_weight * scale_N, scale_N)
+    scale_N = scale_N if weight_N is None else scale_N * weight_N.to(scale_N)
+    loss = torch.where(valid_N & ~clipped_N & ~drifted_N, scale_N * error_N, 0).sum() / len(member_GN)
     count = valid_N.sum().clamp_min(1)
     return GroupPreference(loss, logits_G, (valid_N & clipped_N).sum() / count, (valid_N & drifted_N).sum() / count)
 

@@ -138,7 +138,8 @@ class Teacher:
         velocity = self.transformer(
             (1 - level) * latents + level * noise, sequence, pooled, 1000 * sigma, return_dict=False
         )[0]
-        return (velocity - (noise - latents)).square().mean()
+        error: Tensor = (velocity - (noise - latents)).square().mean()
+        return error
 
 
 def new_teacher(folder: Path, *, seed: int) -> Teacher:

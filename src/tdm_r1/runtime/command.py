@@ -20,11 +20,13 @@ from tdm_r1.statistics import OVERALL
 def run_stage(name: str, root: str, *, iteration: int, shard: int, executor_input: str) -> None:
     """Execute one task; tell KFP when it asked to be told."""
     asked = parse_executor_input(executor_input) if executor_input else None
+    html: str | None = None
+    metrics: dict[str, float] = {}
     run, task = open_run(root), Task(name, iteration, shard)
     if name == "evaluation" and not evaluation_due(iteration, run.config):
-        done, html, metrics = "not-due", "<p>This iteration is not evaluated.</p>", {}
+        done, html = "not-due", "<p>This iteration is not evaluated.</p>"
     else:
-        done, html, metrics = execute(run, task).digest, None, {}
+        done = execute(run, task).digest
         if name == "evaluation" and asked is not None:
             record, _ = run.load(task, Evaluation)
             html, metrics = record.report, _scalars(record)
@@ -42,7 +44,7 @@ def _scalars(record: Evaluation) -> dict[str, float]:
 
 def run_loop(root: str, config: RunConfig | None, *, isolate: bool) -> None:
     """Run or resume, with a progress line; print the table at the end."""
-    run = create_run(root, config) if config is not None else open_run(root)
+    run = create_run(root, config, check_model=not isolate) if config is not None else open_run(root)
     with console.bar() as progress:
         line = progress.add_task(run.config.preset, total=len(all_tasks(run.config)))
         for done in loop(run, isolated if isolate else in_process, console.track(progress)):

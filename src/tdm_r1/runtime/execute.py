@@ -128,11 +128,16 @@ def _generator_update(inputs: Inputs) -> Record:
 def _evaluation(inputs: Inputs) -> Record:
     run, iteration = inputs.run, inputs.task.iteration
     state = inputs.generator(generator_after(iteration)).state
+    surrogate = None
+    if iteration and run.config.evaluation.surrogate_steps:
+        learned = inputs.load(Task("surrogate_update", iteration), SurrogateState)
+        surrogate = role_tensors(learned.state, "surrogate")
     return evaluation(
         inputs.prompts(),
         role_tensors(state, "generator_ema"),
         name="tdm-r1" if iteration else "tdm",
         with_teacher=iteration == 0,
+        surrogate=surrogate,
         scorer=run.scorer,
         backbone=run.backbone,
         config=run.config,

@@ -15,6 +15,15 @@ from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.layout import Task, all_tasks
 from tdm_r1.runtime.run import Run
 
+
+class StageError(TdmR1Error):
+    """A stage's process exited with another code than 0; its own message is on stderr."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message, hint="see the message of the stage above")
+        self.code = code
+
+
 Executor = Callable[[Run, Task, Progress], None]
 
 
@@ -35,7 +44,7 @@ def isolated(run: Run, task: Task, progress: Progress) -> None:
     """The command that every orchestrator runs, in a process of its own.
 
     Raises:
-        TdmR1Error: when it exits with another code than 0; its own message is on stderr.
+        StageError: when it exits with another code than 0.
     """
     del progress
     if read_manifest(run.store, task.location) is not None:
@@ -43,9 +52,7 @@ def isolated(run: Run, task: Task, progress: Progress) -> None:
     command = [sys.executable, "-m", "tdm_r1", "stage", *task.arguments(), "--root", run.root]
     code = subprocess.run(command, check=False).returncode
     if code:
-        error = TdmR1Error(f"`{' '.join(command[2:])}` exited with {code}")
-        error.exit_code = code if code > 0 else 1
-        raise error
+        raise StageError(f"`{' '.join(command[2:])}` exited with {code}", code)
 
 
 def loop(run: Run, executor: Executor = in_process, progress: Progress = silent) -> Iterator[Done]:

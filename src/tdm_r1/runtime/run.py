@@ -17,6 +17,7 @@ from tdm_r1.artifacts.repository import load, require_manifest
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError, MissingParentError, RootMismatchError
+from tdm_r1.models.adapters import Adapter
 from tdm_r1.models.backbone import Backbone
 from tdm_r1.models.open import open_backbone
 from tdm_r1.rewards.scorer import Scorer, open_scorer
@@ -95,13 +96,20 @@ def config_bytes(config: RunConfig) -> bytes:
     return json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False).encode() + b"\n"
 
 
-def create_run(root: str, config: RunConfig) -> Run:
+def create_run(root: str, config: RunConfig, *, check_model: bool = False) -> Run:
     """Write `run.json`, or open the run that already stands there with the same configuration.
 
+    Args:
+        check_model: open the base first, so that one which cannot be trained leaves no `run.json` behind.
+
     Raises:
+        ConfigError: when the device, and if asked the base or its adapter, does not exist here.
         RootMismatchError: when the root holds another run.
     """
     store = open_store(root)
+    run = Run(store, config)
+    if check_model:
+        Adapter(run.backbone.base(), config.model.adapter).check()
     if not store.write_bytes_if_absent(RUN_FILE, config_bytes(config)):
         present = read_config(store)
         if present != config:
@@ -109,7 +117,7 @@ def create_run(root: str, config: RunConfig) -> Run:
                 f"`{root}/{RUN_FILE}` holds another configuration: {first_difference(present, config)}",
                 hint="choose another --root, or leave out --preset and --set to resume the run that stands there",
             )
-    return Run(store, config)
+    return run
 
 
 def open_run(root: str) -> Run:
@@ -132,7 +140,10 @@ def read_config(store: Store) -> RunConfig:
     try:
         return RunConfig.model_validate_json(store.read_bytes(RUN_FILE))
     except ValidationError as error:
-        raise ConfigError(f"`{store.root}/{RUN_FILE}` is not a valid configuration: {error}") from error
+        raise ConfigError(
+            f"`{store.root}/{RUN_FILE}` is not a valid configuration: {error}",
+            hint="it was written by another version or by hand: choose another --root",
+        ) from error
 
 
 def first_difference(present: RunConfig, wanted: RunConfig) -> str:

@@ -61,7 +61,7 @@ class _Trainer:
                 self.backbone, batch, weights, self.section.fake, self.keys, step, mode=self.section.interval
             )
             if not bool(result.loss.isfinite()):
-                raise NumericalError("fake/loss", step)
+                raise NumericalError("fake/loss", step, hint="lower distill.fake.optimizer.learning_rate")
             (result.loss / len(batches)).backward()
             self.log.add(step, "fake", {"loss": float(result.loss.detach()), "error": float(result.score_error)})
         self.log.add(step, "fake", {"gradient_norm": fake.step(step)})
@@ -85,7 +85,7 @@ class _Trainer:
                 student.x0, directions, normaliser(student.x0, directions.guided), self.section.huber or None
             )
             if not bool(result.loss.isfinite()):
-                raise NumericalError("generator/loss", step)
+                raise NumericalError("generator/loss", step, hint="lower distill.generator.learning_rate")
             (result.loss / len(batches)).backward()
             self.log.add(step, "generator", {"kl": float(result.kl_error), "cfg": float(result.cfg_error)})
         self.log.add(step, "generator", {"gradient_norm": generator.step(step)})

@@ -53,8 +53,18 @@ def generator_row(name: str, role: RoleTensors, *, backbone: Backbone, config: R
     return Row(name, config.sampler.steps, sample)
 
 
-def teacher_row(name: str, steps: int, empty: Condition, *, backbone: Backbone, config: RunConfig) -> Row:
-    """The frozen base with CFG."""
+def guided_row(
+    name: str,
+    steps: int,
+    guidance: float,
+    role: RoleTensors | None,
+    empty: Condition,
+    *,
+    backbone: Backbone,
+    config: RunConfig,
+) -> Row:
+    """A many-step sampler with CFG: the frozen base, or a role such as the surrogate."""
+    weights = {} if role is None else Adapter(backbone.base(), config.model.adapter).apply(role)
 
     def sample(noise: Tensor, condition: Condition) -> Tensor:
         return guided_sample(
@@ -62,10 +72,10 @@ def teacher_row(name: str, steps: int, empty: Condition, *, backbone: Backbone, 
             noise,
             condition,
             empty,
-            {},
+            weights,
             steps=steps,
             shift=config.sampler.shift,
-            guidance=config.evaluation.teacher_guidance,
+            guidance=guidance,
             microbatch=config.rollout.microbatch,
         )
 
@@ -112,6 +122,7 @@ def evaluation(
     *,
     name: str,
     with_teacher: bool,
+    surrogate: RoleTensors | None,
     scorer: Scorer,
     backbone: Backbone,
     config: RunConfig,
@@ -123,6 +134,7 @@ def evaluation(
         generator: the role `generator_ema`.
         name: of the generator's row, `tdm` at iteration 0 and `tdm-r1` later.
         with_teacher: add the teacher at its own steps and at the generator's.
+        surrogate: add a row that samples from this role.
     """
     table = PromptTable(prompts)
     prompt_ids = held_out(table, config)

@@ -30,7 +30,7 @@ from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import paired_velocity, velocity_at
 from tdm_r1.objectives.generator import Reward, generator_loss, reward_direction
 from tdm_r1.rng import Keys
-from tdm_r1.sampling import at_least, predict_x0, renoise
+from tdm_r1.sampling import predict_x0, renoise
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Trainer:
                     mode=self.section.interval,
                 )
                 if not bool(result.loss.isfinite()):
-                    raise NumericalError("fake/loss", update)
+                    raise NumericalError("fake/loss", update, hint="lower generator.fake.optimizer.learning_rate")
                 (result.loss * (len(rows) / total)).backward()
                 self.log.add(update, "fake", {"loss": float(result.loss.detach()), "error": float(result.score_error)})
         self.log.add(update, "fake", {"gradient_norm": fake.step(update)})
@@ -126,8 +126,7 @@ class _Trainer:
     def reward(self, student: Student, batch: Batch, groups: list[int], surrogate: Weights, *counters: int) -> Reward:
         """δ_R at τ_R: floored, with noise shared inside a group."""
         level = own_levels(batch.step, self.keys, "reward", batch.sample_ids, *counters, mode=self.section.interval)
-        level = at_least(level, self.section.t_min)
-        assert isinstance(level, Tensor)
+        level = level.clamp_min(self.section.t_min)
         noise = shared_noise(self.keys, "reward", groups, *counters, shape=tuple(batch.x.shape[1:]))
         with torch.no_grad():
             x_level = renoise(student.x_next, noise, batch.step.sigma_next, level)
@@ -184,7 +183,7 @@ class _Trainer:
             reward_weight=section.reward_weight,
         )
         if not bool(result.loss.isfinite()):
-            raise NumericalError("generator/loss", update)
+            raise NumericalError("generator/loss", update, hint="lower generator.optimizer.learning_rate")
         (result.loss * share).backward()
         self.log.add(
             update,

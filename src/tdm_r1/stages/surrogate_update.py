@@ -21,7 +21,7 @@ from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import velocity_at
 from tdm_r1.models.scored import Trajectories, join, score
 from tdm_r1.objectives.surrogate import Gates, drift, group_preference_loss, surrogate_loss, velocity_error
-from tdm_r1.rng import Keys
+from tdm_r1.rng import Counter, Keys
 from tdm_r1.sampling import conditional_velocity, renoise, sample_level
 
 ROLE, LAG, REFERENCE = "surrogate", "surrogate_lag", "surrogate_reference"
@@ -29,20 +29,21 @@ ROLE, LAG, REFERENCE = "surrogate", "surrogate_lag", "surrogate_reference"
 
 @dataclass(frozen=True)
 class Query:
-    """A microbatch re-noised: whole groups, one step j, one level for all."""
+    """A microbatch of whole groups, re-noised; what is drawn is alike inside a group."""
 
-    step: Step
-    level: float
+    level: Tensor
+    """[N] float64 σ_τ."""
     x_level: Tensor
     """[N, C, H, W] x_τ."""
     target: Tensor
     """[N, C, H, W] u_s of equation (3)."""
+    weight: Tensor
+    """[N] float64 (j+1)/K."""
     condition: Condition
 
 
-def _draw(batch: Trajectories, table: PromptTable, config: RunConfig, keys: Keys, *counters: int) -> Query:
-    section = config.surrogate
-    grid = steps(config.sampler)
+def _draw_level(grid: list[Step], section: SurrogateConfig, keys: Keys, *counters: Counter) -> tuple[Step, float]:
+    """A step j with P ∝ j+1 and a level above its end."""
     linear = section.state_weighting == "linear"
     weights = [float(j + 1) if linear else float(j + 1 == len(grid)) for j in range(len(grid))]
     step = grid[keys.weighted_choice("surrogate/state", *counters, weights=weights)]
@@ -55,13 +56,23 @@ def _draw(batch: Trajectories, table: PromptTable, config: RunConfig, keys: Keys
         shift=step.shift,
     )
     assert isinstance(level, float)
-    x_next = batch.states[:, step.index + 1]
+    return step, level
+
+
+def _draw(batch: Trajectories, table: PromptTable, config: RunConfig, keys: Keys, *counters: int) -> Query:
+    section, grid = config.surrogate, steps(config.sampler)
+    names = [group if section.draw_per == "group" else "" for group in batch.groups]
+    drawn = {name: _draw_level(grid, section, keys, name, *counters) for name in dict.fromkeys(names)}
+    step_N = [drawn[name][0] for name in names]
+    level = torch.tensor([drawn[name][1] for name in names], dtype=torch.float64)
+    sigma_next = torch.tensor([step.sigma_next for step in step_N], dtype=torch.float64)
+    x_next = batch.states[torch.arange(len(batch)), torch.tensor([step.index + 1 for step in step_N])]
     noise = shared_noise(keys, "surrogate", batch.groups, *counters, shape=tuple(x_next.shape[1:]))
     return Query(
-        step=step,
         level=level,
-        x_level=renoise(x_next, noise, step.sigma_next, level),
-        target=conditional_velocity(x_next, noise, step.sigma_next, level),
+        x_level=renoise(x_next, noise, sigma_next, level),
+        target=conditional_velocity(x_next, noise, sigma_next, level),
+        weight=torch.tensor([(step.index + 1) / len(grid) for step in step_N], dtype=torch.float64),
         condition=table.condition(batch.prompt_ids),
     )
 
@@ -111,11 +122,11 @@ def _microbatch_loss(
         beta=section.beta,
         gates=Gates(old_error=lag_error, clip=section.ppo_clip, drift=drift_N.detach(), drift_limit=section.drift_gate),
         negative_weight=section.negative_weight,
+        weight_N=query.weight,
         valid_N=batch.valid,
     )
-    result = surrogate_loss(
-        preference, drift_N, step=query.step.index, steps=config.sampler.steps, kl_weight=section.beta_kl
-    )
+    weighted_drift_N = query.weight.float() * drift_N  # (j+1)/K is in both terms already
+    result = surrogate_loss(preference, weighted_drift_N, step=0, steps=1, kl_weight=section.beta_kl)
     return result.loss, {
         "loss": float(result.loss.detach()),
         "preference": float(result.preference),
@@ -139,6 +150,21 @@ def pair_accuracy(gain_N: Tensor, batch: Trajectories) -> float:
         return 0.5
     difference = (gain_N[:, None] - gain_N[None])[better]
     return float((difference > 0).double().mean() + 0.5 * (difference == 0).double().mean())
+
+
+@torch.no_grad()
+def held_out_accuracy(
+    batch: Trajectories, table: PromptTable, role: RoleTensors, *, backbone: Backbone, config: RunConfig, keys: Keys
+) -> float:
+    """`pair_accuracy` of a surrogate on trajectories that it was not trained on, gains averaged over `probe_draws`."""
+    weights = Adapter(backbone.base(), config.model.adapter).apply(role)
+    gain = torch.zeros(len(batch))
+    for draw in range(config.surrogate.probe_draws):
+        query = _draw(batch, table, config, keys, -1, draw)
+        pair = [velocity_at(backbone, query.x_level, query.level, query.condition, w) for w in ({}, weights)]
+        base, learned = (velocity_error(velocity, query.target) for velocity in pair)
+        gain += base - learned
+    return pair_accuracy(gain, batch)
 
 
 def _minibatch(window: Trajectories, section: SurrogateConfig, keys: Keys, update: int) -> list[list[int]]:
@@ -211,6 +237,10 @@ def surrogate_update(
     groups = trajectories.rows_by_group()
     log.add(0, "advantage", {"std": advantages.std, "clipped_fraction": advantages.clipped_fraction})
     log.add(0, "advantage", {"zero_variance_groups": advantages.zero_variance_groups / len(groups)})
+    table = PromptTable(prompts)
+    if carried is not None and section.probe_draws:
+        accuracy = held_out_accuracy(trajectories, table, roles[ROLE], backbone=backbone, config=config, keys=keys)
+        log.add(0, "surrogate", {"held_out_accuracy": accuracy})
     anchors = Anchors(
         adapter=adapter,
         reference=roles.get(REFERENCE),
@@ -219,7 +249,7 @@ def surrogate_update(
     window_trajectories = join([part for part, _ in scored])
     _train(
         window_trajectories,
-        PromptTable(prompts),
+        table,
         optimizer,
         anchors,
         backbone=backbone,

@@ -49,7 +49,8 @@ def coverage(shape: str, x: float, y: float, radius: float) -> npt.NDArray[np.fl
         distance = np.maximum(dy - 0.9 * radius, (2.0 * np.abs(dx) - dy - 0.9 * radius) / slope)
     else:
         raise ValueError(f"no figure is called {shape!r}")
-    return np.clip(0.5 - distance, 0.0, 1.0)
+    share: npt.NDArray[np.float64] = np.clip(0.5 - distance, 0.0, 1.0)
+    return share
 
 
 def draw(figures: Sequence[Figure], background: str, rng: np.random.Generator) -> Image:

@@ -58,7 +58,8 @@ def _templates() -> tuple[tuple[str, npt.NDArray[np.bool_], float], ...]:
 
 @cache
 def _palette() -> npt.NDArray[np.float32]:
-    return to_lab(np.array([list(COLORS.values())], dtype=np.uint8))[0]
+    palette: npt.NDArray[np.float32] = to_lab(np.array([list(COLORS.values())], dtype=np.uint8))[0]
+    return palette
 
 
 def _ground(lab: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,0 +1,59 @@
+# Everything a person or CI runs. `make demo` needs Python 3.11 or newer and a package index, nothing else.
+#
+#   make demo PYTHON=python3.12                        another interpreter
+#   make demo PIP_ARGS="--index-url https://mirror/"   another package index, for every package
+#   make demo TORCH_ARGS=                              no PyTorch index: take torch from where the rest comes from
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV ?= .venv
+ROOT ?= runs/demo
+PRESET ?= shapes_cpu
+WORKERS ?= 2
+
+TORCH := torch==2.13.0
+# PyPI's torch for Linux carries 3 GB of CUDA. The CPU build has its own index and a higher version (2.13.0+cpu).
+# What torch needs comes with the package, from the usual index.
+TORCH_ARGS ?= --no-deps --extra-index-url https://download.pytorch.org/whl/cpu
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check golden clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+
+demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itself
+	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
+
+test: check ## everything that CI runs
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15
+
+check: $(VENV)/.dev ## everything that runs no test: style, types, layers, compiled pipelines
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pipelines.compile --check
+
+golden: $(VENV)/.dev ## write the compiled pipelines again; look at `git diff` afterwards
+	$(BIN)/python -m pipelines.compile
+
+clean: ## remove the environment and the caches; runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find src components pipelines tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.demo: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  printf 'error: %s is older than Python 3.11, or cannot be run\n\n' '$(PYTHON)' >&2; \
+	  printf 'hint: name a newer one, e.g. make $(MAKECMDGOALS) PYTHON=python3.12\n' >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH_ARGS) $(TORCH)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) --editable '.[dev,kfp]'
+	@touch $@

@@ -1,0 +1,198 @@
+"""What leaves a run works without this package: stock diffusers samples the same images from the export."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tdm_r1 import presets
+from tdm_r1.artifacts.manifest import Provenance
+from tdm_r1.artifacts.records import Base, join_roles
+from tdm_r1.artifacts.repository import commit
+from tdm_r1.errors import ConfigError, MissingParentError
+from tdm_r1.models.adapters import Adapter, RoleTensors
+from tdm_r1.models.sampler import trajectory
+from tdm_r1.pretrain.autoencoder import new_autoencoder, standardise
+from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
+from tdm_r1.rng import Keys
+from tdm_r1.runtime.execute import execute
+from tdm_r1.runtime.layout import Task
+from tdm_r1.runtime.release import export_lora, newest_generator, sample_images
+from tdm_r1.runtime.run import Run, create_run
+from tdm_r1.sampling import sigma_grid
+
+pytestmark = pytest.mark.slow
+
+PROMPTS = ["a red circle", "a blue star and a green ring"]
+STOCK = """
+import sys
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from safetensors.torch import load_file, save_file
+
+base, export, out, *prompts = sys.argv[1:]
+pipe = StableDiffusion3Pipeline.from_pretrained(base, text_encoder_3=None, tokenizer_3=None)
+latents = load_file(f"{out}/latents.safetensors")["latents"]
+few = dict(num_inference_steps=4, sigmas=[0.999, 0.74925, 0.4995, 0.24975], guidance_scale=1.0)
+def draw():
+    images = pipe(prompts, latents=latents, height=64, width=64, max_sequence_length=0, output_type="pil", **few).images
+    return np.stack([np.asarray(image) for image in images])
+
+plain = draw()
+if export:
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(export, subfolder="scheduler")
+    pipe.load_lora_weights(export)
+sequence, _, pooled, _ = pipe.encode_prompt(
+    prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=0
+)
+tuned = draw()
+save_file(
+    {
+        "plain": torch.from_numpy(plain), "tuned": torch.from_numpy(tuned), "sigmas": pipe.scheduler.sigmas,
+        "sequence": sequence.contiguous(), "pooled": pooled.contiguous(),
+    },
+    f"{out}/stock.safetensors",
+)
+assert not [name for name in sys.modules if name.startswith("tdm_r1")], "the sampling part must not need us"
+"""
+
+
+def random_pipeline(folder: Path) -> Path:
+    """A stock pipeline folder with random weights."""
+    with tempfile.TemporaryDirectory() as scratch:
+        vae = standardise(new_autoencoder().eval(), seed=0, count=32)
+        save_pipeline(new_teacher(Path(scratch), seed=0), vae, folder)
+    return folder
+
+
+def committed_base(run: Run) -> RoleTensors:
+    """Commit a stage 0 whose LoRA changes the base visibly, and return its averaged generator."""
+    adapter, keys = Adapter(run.backbone.base(), run.config.model.adapter), Keys(0, 0)
+    role = adapter.new(keys, "generator")
+    for name in [name for name in role if name.endswith(".lora_B")]:
+        role[name] = 0.1 * keys.normal("perturbation", name, shape=tuple(role[name].shape))
+    metrics = Base.table("metrics", step=[0], name=["generator/kl"], value=[0.0])
+    record = Base(state=join_roles({"generator_ema": role}), optimizer={}, metrics=metrics)
+    now = datetime.now(UTC)
+    made = Provenance(
+        code_version="test", libraries={}, device="cpu", threads=1, started=now, finished=now, seconds=0.0, seed_root=0
+    )
+    commit(run.store, "base", record, parents={}, config_digest=run.config_digest, provenance=made)
+    return role
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("release")
+    source = random_pipeline(folder / "pipeline")
+    run = create_run(str(folder / "run"), presets.resolve("shapes_smoke", {"model.source": str(source)}))
+    execute(run, Task("encode_prompts"))
+    return run
+
+
+@pytest.fixture(scope="module")
+def role(run: Run) -> RoleTensors:
+    return committed_base(run)
+
+
+@pytest.fixture(scope="module")
+def export(run: Run, role: RoleTensors) -> Path:
+    return export_lora(run.root, Path(run.root).parent / "export", iteration=None)
+
+
+@pytest.fixture(scope="module")
+def stock(run: Run, export: Path) -> dict[str, Tensor]:
+    """What a process without this package draws from the same noise."""
+    out = Path(run.root).parent
+    save_file({"latents": noise(run)}, out / "latents.safetensors")
+    command = [sys.executable, "-c", STOCK, run.config.model.source, str(export), str(out), *PROMPTS]
+    subprocess.run(command, check=True, cwd=out)
+    return load_file(out / "stock.safetensors")
+
+
+def noise(run: Run) -> Tensor:
+    return Keys(7, 0).normals("test", PROMPTS, shape=run.backbone.latent_shape)
+
+
+def ours(run: Run, weights: dict[str, Tensor]) -> Tensor:
+    path = trajectory(run.backbone, noise(run), run.backbone.encode_prompts(PROMPTS), weights, run.config.sampler, 8)
+    return run.backbone.decode(path[:, -1])
+
+
+def distance(a: Tensor, b: Tensor) -> int:
+    return int((a.int() - b.int()).abs().max())
+
+
+def test_stock_diffusers_draws_our_images_from_the_export(
+    run: Run, role: RoleTensors, stock: dict[str, Tensor]
+) -> None:
+    weights = Adapter(run.backbone.base(), run.config.model.adapter).apply(role)
+    assert distance(stock["tuned"], ours(run, weights)) <= 1
+
+
+def test_the_adapter_changes_the_images(stock: dict[str, Tensor]) -> None:
+    assert distance(stock["tuned"], stock["plain"]) > 20
+
+
+def test_stock_diffusers_draws_our_images_from_the_base_alone(run: Run, stock: dict[str, Tensor]) -> None:
+    assert distance(stock["plain"], ours(run, {})) <= 1
+
+
+def test_stock_sigmas_are_our_grid(stock: dict[str, Tensor]) -> None:
+    torch.testing.assert_close(stock["sigmas"], torch.tensor(sigma_grid(4, 3.0)), atol=1e-6, rtol=0)
+
+
+def test_the_pipeline_conditions_on_the_eleven_tokens_that_we_condition_on(
+    run: Run, stock: dict[str, Tensor]
+) -> None:
+    condition = run.backbone.encode_prompts(PROMPTS)
+    assert stock["sequence"].shape == (2, 11, 96)
+    torch.testing.assert_close(stock["sequence"], condition.sequence)
+    torch.testing.assert_close(stock["pooled"], condition.pooled)
+
+
+def test_the_code_of_the_model_card_runs_as_it_stands(export: Path, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (export / "README.md").read_text(), re.DOTALL)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    assert np.asarray(Image.open(tmp_path / "image.png")).shape == (64, 64, 3)
+
+
+def test_the_model_card_names_the_record_and_the_base(run: Run, export: Path) -> None:
+    card = (export / "README.md").read_text()
+    assert run.manifest(Task("distill_base")).digest in card
+    assert "This iteration was not evaluated" in card
+
+
+def test_samples_depend_on_seed_prompt_and_number_alone(run: Run, role: RoleTensors, tmp_path: Path) -> None:
+    def pixels(prompts: list[str], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        return np.asarray(Image.open(sample_images(run.root, prompts, tmp_path / "a.png", iteration=0, count=2, seed=seed)))
+
+    both, first, other = pixels(PROMPTS, 1), pixels(PROMPTS[:1], 1), pixels(PROMPTS, 2)
+    high = first.shape[0] - 30
+    assert (both[40:high] == first[40:high]).all()
+    assert (both != other).any()
+
+
+def test_a_run_without_a_generator_says_what_to_do(run: Run, tmp_path: Path) -> None:
+    empty = create_run(str(tmp_path / "empty"), run.config)
+    with pytest.raises(MissingParentError, match="no generator yet[^$]*tdm-r1 run --root"):
+        newest_generator(empty)
+
+
+def test_full_weights_are_refused(tmp_path: Path, run: Run) -> None:
+    changed = presets.resolve("shapes_smoke", {"model.source": run.config.model.source, "model.adapter.kind": "full"})
+    create_run(str(tmp_path / "full"), changed)
+    with pytest.raises(ConfigError, match="kind is `full`"):
+        export_lora(str(tmp_path / "full"), tmp_path / "export", iteration=None)
