@@ -56,12 +56,21 @@ class Keys:
         """
         return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(self.seed(purpose, *counters)))
 
+    def seeds(self, purpose: str, ids: Sequence[Counter], *counters: Counter) -> list[int]:
+        """Entry i is `seed(purpose, ids[i], *counters)`; the common start of the keys is hashed once."""
+        start, end = blake2b(encode(self.root, self.iteration, purpose), digest_size=8), encode(*counters)
+        found = []
+        for name in ids:
+            digest = start.copy()
+            digest.update(encode(name) + end)
+            found.append(int.from_bytes(digest.digest(), "little") >> 1)
+        return found
+
     def normals(self, purpose: str, ids: Sequence[Counter], *counters: Counter, shape: Sequence[int]) -> Tensor:
         """[N, *shape] fp32: row i is `normal(purpose, ids[i], *counters)`, whatever the other ids of the call are."""
         out_N, generator = torch.empty(len(ids), *shape), torch.Generator()
-        for row, name in zip(out_N, ids, strict=True):
-            generator.manual_seed(self.seed(purpose, name, *counters))
-            row.normal_(generator=generator)
+        for row, seed in zip(out_N, self.seeds(purpose, ids, *counters), strict=True):
+            row.normal_(generator=generator.manual_seed(seed))
         return out_N
 
     def uniform(self, purpose: str, *counters: Counter) -> float:
@@ -70,7 +79,8 @@ class Keys:
 
     def uniforms(self, purpose: str, ids: Sequence[Counter], *counters: Counter) -> Tensor:
         """[N] float64: entry i is `uniform(purpose, ids[i], *counters)`."""
-        return torch.tensor([self.uniform(purpose, name, *counters) for name in ids], dtype=torch.float64)
+        seeds = self.seeds(purpose, ids, *counters)
+        return torch.tensor([(seed >> 10) * 2.0**-53 for seed in seeds], dtype=torch.float64)
 
     def permutation(self, purpose: str, *counters: Counter, count: int) -> list[int]:
         """A uniformly random order of 0..count−1: the indices sorted by a hash of each."""

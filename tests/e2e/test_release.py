@@ -154,9 +154,7 @@ def test_stock_sigmas_are_our_grid(stock: dict[str, Tensor]) -> None:
     torch.testing.assert_close(stock["sigmas"], torch.tensor(sigma_grid(4, 3.0)), atol=1e-6, rtol=0)
 
 
-def test_the_pipeline_conditions_on_the_eleven_tokens_that_we_condition_on(
-    run: Run, stock: dict[str, Tensor]
-) -> None:
+def test_the_pipeline_conditions_on_the_eleven_tokens_that_we_condition_on(run: Run, stock: dict[str, Tensor]) -> None:
     condition = run.backbone.encode_prompts(PROMPTS)
     assert stock["sequence"].shape == (2, 11, 96)
     torch.testing.assert_close(stock["sequence"], condition.sequence)
@@ -177,7 +175,9 @@ def test_the_model_card_names_the_record_and_the_base(run: Run, export: Path) ->
 
 def test_samples_depend_on_seed_prompt_and_number_alone(run: Run, role: RoleTensors, tmp_path: Path) -> None:
     def pixels(prompts: list[str], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        return np.asarray(Image.open(sample_images(run.root, prompts, tmp_path / "a.png", iteration=0, count=2, seed=seed)))
+        return np.asarray(
+            Image.open(sample_images(run.root, prompts, tmp_path / "a.png", iteration=0, count=2, seed=seed))
+        )
 
     both, first, other = pixels(PROMPTS, 1), pixels(PROMPTS[:1], 1), pixels(PROMPTS, 2)
     high = first.shape[0] - 30

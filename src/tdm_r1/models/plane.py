@@ -37,13 +37,19 @@ class PlaneShape:
     width: int = 128
     hidden: int = 3
     """Hidden layers."""
-    frequencies: int = 8
-    """The level σ enters as cos(π k σ), k = 0..frequencies−1."""
+    octaves: int = 3
+    """A coordinate x enters as itself and as sin and cos of 2ᵏ x, k = 1..octaves."""
+    waves: int = 4
+    """The level σ enters as sin and cos of (π/2) k √σ, k = 1..waves."""
+
+    @property
+    def inputs(self) -> int:
+        return 2 * (1 + 2 * self.octaves) + 2 * self.waves + self.classes
 
 
 def new_parameters(shape: PlaneShape, generator: torch.Generator) -> dict[str, Tensor]:
     """Untrained weights: normal of deviation √(2/in), zero biases, and a small last layer."""
-    sizes = [2 + shape.frequencies + shape.classes, *[shape.width] * shape.hidden, 2]
+    sizes = [shape.inputs, *[shape.width] * shape.hidden, 2]
     parameters = {}
     for number, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
         gain = (2.0 / inputs) ** 0.5 if number < shape.hidden else 0.01
@@ -52,7 +58,16 @@ def new_parameters(shape: PlaneShape, generator: torch.Generator) -> dict[str, T
     return parameters
 
 
-def mlp_velocity(parameters: Mapping[str, Tensor], x: Tensor, sigma: Tensor, classes: Tensor) -> Tensor:
+def features(shape: PlaneShape, x: Tensor, sigma: Tensor, classes: Tensor) -> Tensor:
+    """[N, inputs] of points [N, 2] at levels [N] for codes [N, classes]."""
+    octaves = [x * 2.0**k for k in range(1, shape.octaves + 1)]
+    level = sigma.sqrt()[:, None] * torch.arange(1, shape.waves + 1) * (torch.pi / 2)
+    return torch.cat([x, *(f(y) for y in [*octaves, level] for f in (torch.sin, torch.cos)), classes], dim=1)
+
+
+def mlp_velocity(
+    shape: PlaneShape, parameters: Mapping[str, Tensor], x: Tensor, sigma: Tensor, classes: Tensor
+) -> Tensor:
     """V at [N, 2] points.
 
     Args:
@@ -60,14 +75,10 @@ def mlp_velocity(parameters: Mapping[str, Tensor], x: Tensor, sigma: Tensor, cla
         sigma: [N].
         classes: [N, classes] one-hot; zeros for the empty prompt.
     """
-    first = parameters["layers.0.weight"]
-    count = first.shape[1] - 2 - classes.shape[1]
-    waves = torch.cos(torch.pi * sigma[:, None] * torch.arange(count, dtype=x.dtype))
-    hidden = torch.cat([x, waves, classes], dim=1)
-    last = len(parameters) // 2 - 1
-    for number in range(last):
+    hidden = features(shape, x, sigma, classes)
+    for number in range(shape.hidden):
         hidden = silu(linear(hidden, parameters[f"layers.{number}.weight"], parameters[f"layers.{number}.bias"]))
-    return linear(hidden, parameters[f"layers.{last}.weight"], parameters[f"layers.{last}.bias"])
+    return linear(hidden, parameters[f"layers.{shape.hidden}.weight"], parameters[f"layers.{shape.hidden}.bias"])
 
 
 def class_codes(texts: Sequence[str], classes: int) -> Tensor:
@@ -104,7 +115,7 @@ class PlaneBackbone:
     """The MLP with one-hot class codes."""
 
     parameters: Mapping[str, Tensor]
-    classes: int
+    shape: PlaneShape
 
     @staticmethod
     def open(folder: Path) -> PlaneBackbone:
@@ -120,7 +131,7 @@ class PlaneBackbone:
                     hint=f"train one with `tdm-r1 pretrain --world plane --out {folder}`",
                 )
         shape = PlaneShape(**json.loads((folder / CONFIG_FILE).read_text()))
-        return PlaneBackbone(load_file(folder / WEIGHTS_FILE), shape.classes)
+        return PlaneBackbone(load_file(folder / WEIGHTS_FILE), shape)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -131,11 +142,11 @@ class PlaneBackbone:
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Condition, weights: Weights) -> Tensor:
         parameters = {**self.parameters, **weights}
-        return mlp_velocity(parameters, x.flatten(1), sigma, condition.pooled).view_as(x)
+        return mlp_velocity(self.shape, parameters, x.flatten(1), sigma, condition.pooled).view_as(x)
 
     def encode_prompts(self, texts: Sequence[str]) -> Condition:
         """One-hot codes as pooled embeddings; there are no tokens, so `sequence` is [N, 1, 1] zeros."""
-        return Condition(torch.zeros(len(texts), 1, 1), class_codes(texts, self.classes))
+        return Condition(torch.zeros(len(texts), 1, 1), class_codes(texts, self.shape.classes))
 
     def decode(self, latents: Tensor) -> Tensor:
         """[N, 2, 1, 1] points to [N, 1, 2, 3] uint8 images."""

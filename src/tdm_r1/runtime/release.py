@@ -190,7 +190,8 @@ def _card(run: Run, out: Path, iteration: int, manifest: Manifest) -> Card:
         source=config.model.source,
         base_python=base_expression(config),
         base_digests={
-            f"transformer/{file.name}": sha256_of(file) for file in sorted((folder / "transformer").glob("*.safetensors"))
+            f"transformer/{file.name}": sha256_of(file)
+            for file in sorted((folder / "transformer").glob("*.safetensors"))
         },
         adapter=str(out),
         rank=config.model.adapter.rank,

@@ -140,11 +140,15 @@ def evaluation(
     prompt_ids = held_out(table, config)
     rows: list[Row] = []
     if with_teacher and config.evaluation.teacher_steps:
-        rows.append(
-            teacher_row("teacher", config.evaluation.teacher_steps, table.empty, backbone=backbone, config=config)
-        )
-        few = f"teacher-{config.sampler.steps}"
-        rows.append(teacher_row(few, config.sampler.steps, table.empty, backbone=backbone, config=config))
+        guidance = config.evaluation.teacher_guidance
+        budgets = {"teacher": config.evaluation.teacher_steps, f"teacher-{config.sampler.steps}": config.sampler.steps}
+        rows += [
+            guided_row(row, steps, guidance, None, table.empty, backbone=backbone, config=config)
+            for row, steps in budgets.items()
+        ]
+    if surrogate is not None:
+        steps, guidance = config.evaluation.surrogate_steps, config.generator.surrogate_guidance
+        rows.append(guided_row("surrogate", steps, guidance, surrogate, table.empty, backbone=backbone, config=config))
     rows.append(generator_row(name, generator, backbone=backbone, config=config))
     fixed = keys.at(0)
     outcomes = [_measure(row, prompt_ids, table, scorer, backbone, config, fixed) for row in rows]

@@ -1,0 +1,50 @@
+"""Fixtures of all tests. One CPU thread everywhere: another count gives other last bits."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded, here and in every process that a test starts
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support import once, plane_run, tdm_r1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this session see."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def pipeline(shared: Path) -> Path:
+    """A stock Stable Diffusion 3 pipeline folder of the world `shapes`, with random weights."""
+
+    def build(folder: Path) -> None:
+        from tdm_r1.pretrain.autoencoder import new_autoencoder
+        from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
+
+        teacher = new_teacher(folder, seed=0)
+        save_pipeline(teacher, new_autoencoder().eval(), folder)
+
+    return once(shared / "pipeline", build)
+
+
+@pytest.fixture(scope="session")
+def finished(shared: Path) -> Path:
+    """A tiny finished run in the plane. Do not change it: copy it."""
+
+    def build(root: Path) -> None:
+        assert tdm_r1(*plane_run(root)) == 0
+
+    return once(shared / "finished", build)
