@@ -110,6 +110,18 @@ def inspect(root: Root) -> None:
 
 
 @app.command()
+def report(
+    root: Root,
+    out: Annotated[Path | None, typer.Option(help="HTML to write; report.html in the root by default.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG with the curve and samples, as for a README.")] = None,
+) -> None:
+    """Write one page about the whole run, finished or not."""
+    from tdm_r1.runtime.command import report_run
+
+    report_run(root, out, picture)
+
+
+@app.command()
 def sample(
     root: Root,
     prompt: Annotated[list[str], typer.Option(help="A prompt; may be repeated.")],

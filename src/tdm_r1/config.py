@@ -56,9 +56,7 @@ class ModelConfig(Section):
     backbone: Literal["sd3", "plane"] = "sd3"
     """Which file of `models/` runs the network."""
     source: str = "embedded:shapes"
-    """Weights: `embedded:NAME` for those in the package, else a folder or hub id of a diffusers pipeline."""
-    revision: str = ""
-    """Hub revision; empty for a local folder."""
+    """Weights: `embedded:NAME` for those in the package, else the folder of a diffusers pipeline."""
     adapter: AdapterConfig = AdapterConfig()
     """How a role differs from the base."""
 
@@ -208,7 +206,7 @@ class GeneratorConfig(Section):
     reward_weight: NonNegative = 1.0
     """Factor on the learned part of δ_R [ours]."""
     kl_weight: NonNegative = 1.0
-    """Factor on δ_KL, the reverse-KL tie to the base."""
+    """Factor κ on δ_KL, the reverse-KL tie to the base, at steps that get a surrogate direction [ours]."""
     updates: Positive = 1
     """Optimizer steps of each role per iteration; the paper's is 1."""
     fake_updates: Positive = 1

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from tdm_r1.errors import TdmR1Error
+
+SHORT_TAGS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "single_object": "single",
+        "two_object": "two",
+        "counting": "count",
+        "colors": "color",
+        "position": "pos",
+        "color_attr": "attr",
+    }
+)
+"""Headers that fit."""
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -48,20 +62,14 @@ def track(progress: Progress) -> Any:
 
 
 def result_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """The result as a table: one row per model, one column per tag."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("model")
-    table.add_column("NFE", justify="right")
-    table.add_column("overall (95% interval)", justify="right")
+    """The result as a table of at most 80 columns: one row per model, one column per tag."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("model", no_wrap=True)
     tags = list(rows[0]["tags"]) if rows else []
-    for tag in tags:
-        table.add_column(tag, justify="right")
+    for header in ("NFE", "overall", "95% interval", *(SHORT_TAGS.get(tag, tag) for tag in tags)):
+        table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         low, high = row["ci95"]
-        table.add_row(
-            row["name"],
-            str(row["nfe"]),
-            f"{row['overall']:.3f} ({low:.3f}–{high:.3f})",
-            *(f"{row['tags'][tag]:.2f}" for tag in tags),
-        )
+        values = [f"{row['tags'][tag]:.2f}" for tag in tags]
+        table.add_row(row["name"], str(row["nfe"]), f"{row['overall']:.3f}", f"{low:.3f}–{high:.3f}", *values)
     return table

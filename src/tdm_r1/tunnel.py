@@ -27,6 +27,7 @@ from tdm_r1.artifacts.records import (
     role_tensors,
 )
 from tdm_r1.config import RunConfig
+from tdm_r1.ema import average_decay, blend
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone
 from tdm_r1.models.levels import steps
@@ -104,7 +105,9 @@ def landing(tunnel: Tunnel, points: Tensor, prompt_ids: list[str]) -> Landing:
     metadata = [rows[prompt]["metadata"] for prompt in prompt_ids]
     scores = score_all(tunnel.scorer, tunnel.backbone.decode(points).numpy(), metadata, 0)
     parts = [dict(found.parts) for found in scores]
-    counts: dict[str, dict[float, int]] = {p: dict.fromkeys(map(float, rows[p]["metadata"]["modes"]), 0) for p in prompt_ids}
+    counts: dict[str, dict[float, int]] = {
+        p: dict.fromkeys(map(float, rows[p]["metadata"]["modes"]), 0) for p in prompt_ids
+    }
     for prompt, found, part in zip(prompt_ids, scores, parts, strict=True):
         if found.correct:
             counts[prompt][part["mode"]] += 1
@@ -171,3 +174,78 @@ def curve(states: Iterator[GeneratorState], judge: Callable[[RoleTensors], Landi
         for n, state in enumerate(states, start=1)
         if n % every == 0
     }
+
+
+def direct_step(
+    tunnel: Tunnel, optimizer: RoleOptimizer, origin: RoleTensors, shard: tuple[Rollout, Rewards], n: int
+) -> None:
+    """The control: one step of the group preference on the student's own error at its own states, no surrogate.
+
+    ℓ_i = mean (v_θ(x_j) − (x_j − x_0)/σ_j)² for each step j of the trajectory that ended in x_0; the reference
+    and the drift gate are the student that reinforcement started from.
+    """
+    section, backbone = tunnel.config.surrogate, tunnel.backbone
+    adapter = Adapter(backbone.base(), tunnel.config.model.adapter)
+    batch, _ = score([shard], n, section)
+    condition = PromptTable(tunnel.prompts).condition(batch.prompt_ids)
+    grid = steps(tunnel.config.sampler)
+    for step in grid:
+        x = batch.states[:, step.index]
+        target = (x - batch.states[:, -1]) / step.sigma
+        with torch.no_grad():
+            reference = velocity_at(backbone, x, step.sigma, condition, adapter.apply(origin))
+        prediction = velocity_at(backbone, x, step.sigma, condition, adapter.apply(optimizer.params))
+        gates = Gates(drift=drift(prediction.detach(), reference), drift_limit=section.drift_gate)
+        preference = group_preference_loss(
+            velocity_error(prediction, target),
+            velocity_error(reference, target),
+            batch.advantages.float(),
+            batch.group_numbers(),
+            beta=section.beta,
+            gates=gates,
+            valid_N=batch.valid,
+        )
+        torch.autograd.backward(preference.loss / len(grid))
+    optimizer.step(n)
+
+
+def reinforce_directly(tunnel: Tunnel, base: Base) -> Iterator[GeneratorState]:
+    """The control's run: stage 0's loss goes on, and the rewards act on the student itself.
+
+    Both losses have the generator's learning rate, and as many steps per iteration as TDM-R1's generator.
+    """
+    section = tunnel.config.generator.model_copy(update={"reward_weight": 0.0, "cfg_share": 1.0})
+    config = tunnel.config.model_copy(update={"generator": section})
+    origin = role_tensors(base.state, "generator")
+    unused = SurrogateState(state=join_roles({"surrogate": origin}), optimizer={}, metrics=base.metrics)
+    state: TrainingState = base
+    moments: RoleTensors = {}
+    for n in range(1, config.iterations + 1):
+        shard = tunnel.draw(state, n)
+        state = generator_update(
+            tunnel.prompts,
+            [shard[0]],
+            unused,
+            state,
+            first=n == 1,
+            backbone=tunnel.backbone,
+            config=config,
+            keys=tunnel.keys(n),
+        )
+        optimizer = RoleOptimizer("generator", role_tensors(state.state, "generator"), section.optimizer, moments)
+        for _ in range(section.updates):
+            direct_step(tunnel, optimizer, origin, shard, n)
+        moments = optimizer.state()
+        state = moved(state, optimizer.tensors(), n)
+        yield state
+
+
+def moved(state: TrainingState, live: RoleTensors, n: int) -> GeneratorState:
+    """The same state with another live generator, averaged as the stage does."""
+    average = blend(role_tensors(state.state, "generator_ema"), live, average_decay(n))
+    others = {"fake": role_tensors(state.state, "fake")}
+    return GeneratorState(
+        state=join_roles({"generator": live, "generator_ema": average, **others}),
+        optimizer=state.optimizer,
+        metrics=state.metrics,
+    )

@@ -34,7 +34,7 @@ from tdm_r1.sampling import sigma_grid
 
 pytestmark = pytest.mark.slow
 
-PROMPTS = ["a red circle", "a blue star and a green ring"]
+PROMPTS = ["a red circle", "a blue square and a green ring"]
 STOCK = """
 import sys
 import numpy as np
@@ -119,7 +119,8 @@ def stock(run: Run, export: Path) -> dict[str, Tensor]:
     save_file({"latents": noise(run)}, out / "latents.safetensors")
     command = [sys.executable, "-c", STOCK, run.config.model.source, str(export), str(out), *PROMPTS]
     subprocess.run(command, check=True, cwd=out)
-    return load_file(out / "stock.safetensors")
+    found: dict[str, Tensor] = load_file(out / "stock.safetensors")
+    return found
 
 
 def noise(run: Run) -> Tensor:
@@ -173,7 +174,9 @@ def test_the_model_card_names_the_record_and_the_base(run: Run, export: Path) ->
     assert "This iteration was not evaluated" in card
 
 
-def test_samples_depend_on_seed_prompt_and_number_alone(run: Run, role: RoleTensors, tmp_path: Path) -> None:
+def test_another_prompt_leaves_the_images_of_the_first_as_they_were(
+    run: Run, role: RoleTensors, tmp_path: Path
+) -> None:
     def pixels(prompts: list[str], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         return np.asarray(
             Image.open(sample_images(run.root, prompts, tmp_path / "a.png", iteration=0, count=2, seed=seed))
@@ -181,13 +184,13 @@ def test_samples_depend_on_seed_prompt_and_number_alone(run: Run, role: RoleTens
 
     both, first, other = pixels(PROMPTS, 1), pixels(PROMPTS[:1], 1), pixels(PROMPTS, 2)
     high = first.shape[0] - 30
-    assert (both[40:high] == first[40:high]).all()
-    assert (both != other).any()
+    assert distance(torch.tensor(both[40:high]), torch.tensor(first[40:high])) <= 1
+    assert distance(torch.tensor(both[40:high]), torch.tensor(other[40:high])) > 20
 
 
 def test_a_run_without_a_generator_says_what_to_do(run: Run, tmp_path: Path) -> None:
     empty = create_run(str(tmp_path / "empty"), run.config)
-    with pytest.raises(MissingParentError, match="no generator yet[^$]*tdm-r1 run --root"):
+    with pytest.raises(MissingParentError, match=r"no generator yet[\s\S]*tdm-r1 run --root"):
         newest_generator(empty)
 
 

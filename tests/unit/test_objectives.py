@@ -336,21 +336,26 @@ def generator_parts() -> tuple[Tensor, d.Directions, g.Reward]:
     return x0, directions, g.reward_direction(*three(3), rl_cfg=3.5)
 
 
-@pytest.mark.parametrize(("step", "weight"), [(0, 1.0), (1, 1.0), (1, 0.5), (2, 1.0), (3, 1.0)])
-def test_the_generator_loss_equals_a_loop_and_drops_the_reward_from_trunc_steps_on(step: int, weight: float) -> None:
+@pytest.mark.parametrize(
+    ("step", "weight", "tie"),
+    [(0, 1.0, 1.0), (1, 1.0, 1.0), (1, 0.5, 1.0), (1, 1.0, 0.2), (2, 1.0, 0.2), (3, 1.0, 1.0)],
+)
+def test_the_generator_loss_equals_a_loop_and_drops_the_reward_from_trunc_steps_on(
+    step: int, weight: float, tie: float
+) -> None:
     x0, directions, reward = generator_parts()
     expected, force = 0.0, torch.zeros_like(x0)
     for i in range(3):
         w1 = (x0[i] - directions.guided[i]).abs().mean().item()
         w2 = (x0[i] - reward.guided[i]).abs().mean().item()
-        scale_cfg, scale_kl, scale_reward = 0.3 / w1, 1 / w1, weight * 0.7 / w2
+        scale_cfg, scale_kl, scale_reward = 0.3 / w1, tie / w1, weight * 0.7 / w2
         if step >= 2:
             scale_kl, scale_reward = 0.3 / w1, 0.0
         terms = [(scale_cfg, directions.cfg[i]), (scale_kl, directions.kl[i]), (scale_reward, reward.direction[i])]
         expected += sum(scale * (delta**2).mean().item() for scale, delta in terms) / 3
         for scale, delta in terms:
             force[i] -= scale * 2 * delta / (100 * 3)
-    result = g.generator_loss(x0, directions, reward, step=step, trunc_steps=2, reward_weight=weight)
+    result = g.generator_loss(x0, directions, reward, step=step, trunc_steps=2, reward_weight=weight, kl_weight=tie)
     assert result.loss.item() == pytest.approx(expected)
     torch.testing.assert_close(gradient(result.loss, x0), force)
 

@@ -52,9 +52,12 @@ class PromptTable:
         tags = self.by_tag("train")
         ordered = sorted(tags)
         chosen = []
-        for name in names:
-            rows = tags[ordered[int(keys.uniform("prompt/tag", name) * len(ordered))]]
-            chosen.append(rows[int(keys.uniform("prompt/row", name) * len(rows))])
+        draws = zip(
+            keys.uniforms("prompt/tag", names).tolist(), keys.uniforms("prompt/row", names).tolist(), strict=True
+        )
+        for tag, row in draws:
+            rows = tags[ordered[int(tag * len(ordered))]]
+            chosen.append(rows[int(row * len(rows))])
         return chosen
 
     def condition(self, prompt_ids: Sequence[str]) -> Condition:

@@ -50,9 +50,10 @@ def generator_loss(
     trunc_steps: int,
     cfg_share: float = 0.3,
     reward_weight: float = 1.0,
+    kl_weight: float = 1.0,
     huber: float | None = None,
 ) -> Generator:
-    """L_θ = mean_N [λ e(δ_CFG)/W1 + ω (1−λ) e(δ_R)/W2 + e(δ_KL)/W1]; for j ≥ trunc_steps λ (e(δ_CFG) + e(δ_KL))/W1.
+    """L_θ = mean_N [λ e(δ_CFG)/W1 + ω (1−λ) e(δ_R)/W2 + κ e(δ_KL)/W1]; for j ≥ trunc_steps λ (e(δ_CFG) + e(δ_KL))/W1.
 
     e(δ) = mean_CHW (x̂₀ − sg(x̂₀+δ))², W1 = mean|x̂₀ − x0_real,cfg|, W2 = mean|x̂₀ − x0_φ,cfg|, per sample.
 
@@ -64,6 +65,7 @@ def generator_loss(
         trunc_steps: first step without a reward term; K for none.
         cfg_share: λ.
         reward_weight: ω, scales what was learned from rewards.
+        kl_weight: κ, scales the tie to the base where there is a reward term.
         huber: c of the pseudo-Huber form of e, None for the square.
     """
     w1_N = normaliser(x0, directions.guided)
@@ -75,5 +77,5 @@ def generator_loss(
         raise ValueError(f"step {step} is before trunc_steps={trunc_steps} and needs a reward direction")
     w2_N = normaliser(x0, reward.guided)
     learned = (direction_error(x0, reward.direction, huber) / w2_N).mean()
-    loss = cfg_share * cfg + reward_weight * (1 - cfg_share) * learned + kl
+    loss = cfg_share * cfg + reward_weight * (1 - cfg_share) * learned + kl_weight * kl
     return Generator(loss, cfg.detach(), kl.detach(), learned.detach())

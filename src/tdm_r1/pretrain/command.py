@@ -24,9 +24,9 @@ def pretrain_world(world: str, out: Path, *, seed: int, steps: int | None, log: 
     if world == "shapes":
         from tdm_r1.pretrain.shapes import PretrainPlan, pretrain_shapes
 
-        pretrain_shapes(
-            out, PretrainPlan(seed=seed) if steps is None else PretrainPlan(seed=seed, teacher_steps=steps), log
-        )
+        torch.set_num_threads(2)
+        plan = PretrainPlan(seed=seed)
+        pretrain_shapes(out, plan if steps is None else plan.shortened(steps), log)
     elif world == "plane":
         from tdm_r1.pretrain.plane import PlanePlan, pretrain_plane
 

@@ -59,15 +59,15 @@ def disobey(prompt: Prompt, rng: np.random.Generator) -> Prompt:
 
 
 @torch.no_grad()
-def new_corpus(vae: Any, tokenizer: Any, *, count: int, seed: int, log: Log) -> Corpus:
-    """Render, caption and encode `count` pictures of the training split."""
+def new_corpus(vae: Any, tokenizer: Any, *, count: int, seed: int, noisy: bool, log: Log) -> Corpus:
+    """Render, caption and encode `count` pictures of the training split; `noisy` lets captions lie."""
     rng = np.random.default_rng(seed)
     training, _ = split()
     latents, texts, pictures = [], [], []
     for index in range(count):
         rows = training[TAGS[index % len(TAGS)]]
         prompt = rows[rng.integers(len(rows))]
-        lies = rng.random() < CAPTION_NOISE[prompt.tag]
+        lies = noisy and rng.random() < CAPTION_NOISE[prompt.tag]
         texts.append(prompt.text)
         pictures.append(render(disobey(prompt, rng) if lies else prompt, rng))
         if len(pictures) == 64 or index == count - 1:

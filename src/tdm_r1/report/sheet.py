@@ -15,6 +15,8 @@ TEXT = 15
 LEAST_SIDE = 192
 """Smaller pictures are enlarged by a whole factor until they reach this many pixels."""
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 INK, PAPER = (27, 31, 36), (255, 255, 255)
 
 
@@ -49,7 +51,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Tensor]]], title: str) -> I
     return sheet
 
 
-def _write(draw: ImageDraw.ImageDraw, lines: Sequence[str], top: int, font: ImageFont.ImageFont, line: int) -> int:
+def _write(draw: ImageDraw.ImageDraw, lines: Sequence[str], top: int, font: Font, line: int) -> int:
     """Write lines at the left margin; where the next thing may stand."""
     for text in lines:
         draw.text((MARGIN, top), text, fill=INK, font=font)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.runtime.layout import Task, evaluation_due
 from tdm_r1.runtime.run import Run
 from tdm_r1.statistics import OVERALL
+from tdm_r1.worlds.shapes.grammar import TAGS
 
 RESULT_FILE = "result.json"
 COLUMNS = ("name", "nfe", "overall", "ci95", "tags")
@@ -26,6 +28,12 @@ def evaluated(run: Run) -> list[int]:
     ]
 
 
+def in_suite_order(tags: Iterable[str]) -> list[str]:
+    """GenEval's tags in GenEval's order, then any others by name."""
+    rank = {tag: position for position, tag in enumerate(TAGS)}
+    return sorted(tags, key=lambda tag: (rank.get(tag, len(rank)), tag))
+
+
 def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
     """One dictionary per model: name, nfe, overall, ci95, tags."""
     cells = evaluation.metrics.to_pylist()
@@ -39,7 +47,7 @@ def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
                 "nfe": overall["nfe"],
                 "overall": round(overall["value"], 4),
                 "ci95": [round(overall["low"], 4), round(overall["high"], 4)],
-                "tags": {tag: round(cell["value"], 4) for tag, cell in own.items() if tag != OVERALL},
+                "tags": {tag: round(own[tag]["value"], 4) for tag in in_suite_order(own.keys() - {OVERALL})},
             }
         )
     return rows

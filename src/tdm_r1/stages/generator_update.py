@@ -181,6 +181,7 @@ class _Trainer:
             trunc_steps=section.trunc_steps,
             cfg_share=section.cfg_share,
             reward_weight=section.reward_weight,
+            kl_weight=section.kl_weight,
         )
         if not bool(result.loss.isfinite()):
             raise NumericalError("generator/loss", update, hint="lower generator.optimizer.learning_rate")

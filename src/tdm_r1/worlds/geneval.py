@@ -98,9 +98,10 @@ def _clause_parts(
         parts.append(("color", 1 - abs(want - right) / want))
     if "position" in clause:
         relation, target = clause["position"]
-        holds = _holds(boxes, matched[int(target)], relation)
+        anchors = matched[int(target)]
+        holds = _holds(boxes, anchors, relation)
         parts.append(("position", float(holds)))
-        if replicate and not holds:
+        if replicate and anchors and not holds:
             parts.append(("position", 1.0))
     return parts
 

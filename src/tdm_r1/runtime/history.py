@@ -1,0 +1,129 @@
+"""Read a run's history from what is committed, and write its page and picture."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tdm_r1.artifacts.records import Evaluation, Rewards, TrainingState
+from tdm_r1.artifacts.repository import fetch_verified, read_manifest
+from tdm_r1.errors import MissingParentError
+from tdm_r1.report.history import SHOWN, Drawn, History, Measured, Picture, Series, Trained
+from tdm_r1.report.picture import save_picture
+from tdm_r1.report.run_page import run_page
+from tdm_r1.runtime.layout import Task, shard_tasks
+from tdm_r1.runtime.results import evaluated, in_suite_order
+from tdm_r1.runtime.run import Run
+from tdm_r1.statistics import OVERALL
+
+REPORT_FILE = "report.html"
+PER_TAG = 4
+"""Prompts shown of each tag."""
+UPDATES = ("surrogate_update", "generator_update")
+
+
+def write_report(run: Run, out: Path, picture: Path | None = None) -> None:
+    """Write the run's page, and if asked its picture.
+
+    Raises:
+        MissingParentError: when no evaluation is committed.
+    """
+    history = read_history(run)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(run_page(history), encoding="utf-8")
+    if picture is not None:
+        save_picture(history, picture)
+
+
+def read_history(run: Run) -> History:
+    """Everything that the page shows; a run that still goes on is read as far as it is."""
+    iterations = evaluated(run)
+    if 0 not in iterations:
+        raise MissingParentError(
+            f"`{run.root}` has no evaluation of iteration 0 yet, so there is nothing to report",
+            hint=f"resume the run with `tdm-r1 run --root {run.root}`",
+        )
+    ends = [run.load(Task("evaluation", n), Evaluation)[0] for n in sorted({0, iterations[-1]})]
+    cells = [cell for record in ends for cell in record.metrics.to_pylist()]
+    return History(
+        preset=run.config.preset,
+        seed=run.config.seed,
+        suite=run.config.reward.scorer,
+        split=run.config.evaluation.split,
+        tags=in_suite_order({cell["tag"] for cell in cells} - {OVERALL}),
+        cells=cells,
+        measured=[_measured(run, n) for n in iterations],
+        trained=_trained(run),
+        health=_health(run),
+        drawn=_drawn(ends),
+    )
+
+
+def _metrics(run: Run, task: Task) -> list[dict[str, Any]]:
+    """The metrics of a record without its tensors, verified; empty when it was not committed."""
+    manifest = read_manifest(run.store, task.location)
+    if manifest is None:
+        return []
+    kind = Evaluation if task.stage == "evaluation" else TrainingState
+    name = next(file for file, field in kind.files().items() if field == "metrics")
+    entry = manifest.files[name]
+    with tempfile.TemporaryDirectory() as scratch:
+        fetch_verified(run.store, f"{task.location}/{entry.stored_as}", Path(scratch, name), entry)
+        rows: list[dict[str, Any]] = pq.read_table(Path(scratch, name)).to_pylist()
+    return rows
+
+
+def _measured(run: Run, iteration: int) -> Measured:
+    """The generator's own row is the last of an evaluation."""
+    last = [cell for cell in _metrics(run, Task("evaluation", iteration)) if cell["tag"] == OVERALL][-1]
+    return Measured(iteration, last["value"], last["low"], last["high"])
+
+
+def _trained(run: Run) -> list[Trained]:
+    """One point per iteration whose shards are all scored."""
+    found = []
+    for iteration in range(1, run.config.iterations + 1):
+        tasks = shard_tasks("reward_scoring", iteration, run.config)
+        if any(read_manifest(run.store, task.location) is None for task in tasks):
+            continue
+        rows = [row for task in tasks for row in run.load(task, Rewards)[0].rewards.to_pylist()]
+        judged = [row for row in rows if row["error"] is None]
+        if judged:
+            reward = math.fsum(row["reward"] for row in judged) / len(judged)
+            found.append(Trained(iteration, reward, sum(bool(row["correct"]) for row in judged) / len(judged)))
+    return found
+
+
+def _health(run: Run) -> dict[str, Series]:
+    """Mean over the steps of each iteration, by metric."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for iteration in range(1, run.config.iterations + 1):
+        values: dict[str, list[float]] = {}
+        for row in (row for stage in UPDATES for row in _metrics(run, Task(stage, iteration))):
+            values.setdefault(row["name"], []).append(row["value"])
+        for name, steps in values.items():
+            found.setdefault(name, []).append((iteration, math.fsum(steps) / len(steps)))
+    return dict(found)
+
+
+def _drawn(records: Sequence[Evaluation]) -> list[Drawn]:
+    """The first prompts of each tag with every model's picture; the i-th sample of all models shares its noise."""
+    by_model: dict[str, list[tuple[dict[str, Any], Picture]]] = {}
+    for record in records:
+        for row, image in zip(record.samples.to_pylist(), record.image, strict=True):
+            by_model.setdefault(row["name"], []).append((row, Picture(image, row["correct"])))
+    shown = [model for model in SHOWN if model in by_model]
+    taken: dict[str, int] = {}
+    found = []
+    for samples in zip(*(by_model[model] for model in shown), strict=True):
+        row = samples[0][0]
+        taken[row["tag"]] = taken.get(row["tag"], 0) + 1
+        if taken[row["tag"]] <= PER_TAG:
+            pictures = {model: picture for model, (_, picture) in zip(shown, samples, strict=True)}
+            found.append(Drawn(row["text"], row["tag"], pictures))
+    return found

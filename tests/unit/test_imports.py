@@ -1,0 +1,46 @@
+"""Which packages the mathematics may import. The layers themselves are import-linter's contracts in pyproject.toml."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import tdm_r1
+
+PACKAGE = Path(tdm_r1.__file__).parent
+PURE = [
+    *(PACKAGE / f"{name}.py" for name in ("sampling", "advantages", "ema", "rng")),
+    *PACKAGE.glob("objectives/*.py"),
+]
+INSIDE = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in PURE}
+
+
+def imported(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+@pytest.mark.parametrize("path", PURE, ids=lambda path: path.stem)
+def test_the_mathematics_imports_torch_and_the_standard_library_only(path: Path) -> None:
+    roots = {name.partition(".")[0] for name in imported(path)}
+    assert roots <= {"torch", "tdm_r1", *sys.stdlib_module_names}
+    assert {name for name in imported(path) if name.startswith("tdm_r1")} <= INSIDE
+
+
+def test_only_numerics_sets_global_state_of_the_tensor_library() -> None:
+    setters = {"set_num_threads", "use_deterministic_algorithms", "set_default_dtype", "manual_seed"}
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and node.attr in setters
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "torch"
+    }
+    outside = {user for user in users if not user.startswith(("pretrain/", "runtime/numerics.py"))}
+    assert not outside
