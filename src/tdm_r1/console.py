@@ -63,7 +63,9 @@ def track(progress: Progress) -> Any:
 
 def result_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """The result as a table of at most 80 columns: one row per model, one column per tag."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False
+    )
     table.add_column("model", no_wrap=True)
     tags = list(rows[0]["tags"]) if rows else []
     for header in ("NFE", "overall", "95% interval", *(SHORT_TAGS.get(tag, tag) for tag in tags)):

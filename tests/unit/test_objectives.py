@@ -231,7 +231,7 @@ def test_errors_and_drift_are_means_over_all_but_the_sample() -> None:
     assert r.drift(a, b).tolist() == pytest.approx(expected)
     for distance in (r.velocity_error, r.drift):
         v, other = a.clone().requires_grad_(), b.clone().requires_grad_()
-        distance(v, other).sum().backward()  # type: ignore[no-untyped-call]
+        distance(v, other).sum().backward()
         assert v.grad is not None
         torch.testing.assert_close(v.grad, (a - b) / 50)
         assert other.grad is None
@@ -377,7 +377,7 @@ def test_no_gradient_flows_into_teacher_fake_or_surrogate() -> None:
     conditional, unconditional, base = (other.requires_grad_() for other in three(3))
     directions = d.distillation_directions(real, null, fake, 4.5)
     reward = g.reward_direction(conditional, unconditional, base, rl_cfg=3.5)
-    g.generator_loss(x0, directions, reward, step=0, trunc_steps=4).loss.backward()  # type: ignore[no-untyped-call]
+    g.generator_loss(x0, directions, reward, step=0, trunc_steps=4).loss.backward()
     assert all(other.grad is None for other in (real, null, fake, conditional, unconditional, base))
     assert x0.grad is not None
     constants = (directions.kl, directions.cfg, directions.guided, reward.direction, reward.guided)

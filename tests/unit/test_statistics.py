@@ -31,7 +31,7 @@ def test_about_95_of_100_intervals_cover_the_truth() -> None:
     for seed in range(300):
         sample = {tag: bernoulli(rng, share, 80) for tag, share in truth.items()}
         overall = tag_intervals(sample, resamples=300, seed=seed)[OVERALL]
-        hits += overall.low <= np.mean(list(truth.values())) <= overall.high
+        hits += int(overall.low <= np.mean(list(truth.values())) <= overall.high)
     assert 0.90 <= hits / 300 <= 0.98
 
 

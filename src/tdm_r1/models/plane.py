@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -51,7 +52,7 @@ def new_parameters(shape: PlaneShape, generator: torch.Generator) -> dict[str, T
     """Untrained weights: normal of deviation √(2/in), zero biases, and a small last layer."""
     sizes = [shape.inputs, *[shape.width] * shape.hidden, 2]
     parameters = {}
-    for number, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for number, (inputs, outputs) in enumerate(pairwise(sizes)):
         gain = (2.0 / inputs) ** 0.5 if number < shape.hidden else 0.01
         parameters[f"layers.{number}.weight"] = gain * torch.randn(outputs, inputs, generator=generator)
         parameters[f"layers.{number}.bias"] = torch.zeros(outputs)

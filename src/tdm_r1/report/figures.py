@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -86,19 +86,20 @@ def draw_accuracy(axes: Any, history: History) -> None:
         if model in history.models:
             value = history.cell(model)["value"]
             axes.axhline(value, color=color, linewidth=1.1, linestyle=(0, (4, 3)))
-            axes.annotate(
-                history.label(model),
-                (0, value),
-                xycoords=("axes fraction", "data"),
-                xytext=(4, 3),
-                textcoords="offset points",
-                color=color,
-                fontsize=8.5,
-            )
+            _label_line(axes, history.label(model), value, color)
     axes.set_ylim(0, 1)
     axes.set_xlim(0, max(1, history.iterations))
     axes.set_xlabel("iteration")
     axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _label_line(axes: Any, text: str, value: float, color: str) -> None:
+    """Name a level line at its right end, legible over whatever crosses it."""
+    from matplotlib.patheffects import withStroke
+
+    place = {"xycoords": ("axes fraction", "data"), "xytext": (-4, 3), "textcoords": "offset points"}
+    halo = [withStroke(linewidth=3, foreground="white")]
+    axes.annotate(text, (1, value), **place, ha="right", color=color, fontsize=8.5, path_effects=halo)
 
 
 def progress_svg(history: History) -> str:
@@ -109,7 +110,7 @@ def progress_svg(history: History) -> str:
         figure = new_figure(10.5, 3.4)
         left, right = figure.subplots(1, 2)
         draw_accuracy(left, history)
-        left.set_title("Accuracy on the evaluation's prompts, 95% interval")
+        left.set_title(f"Accuracy on {history.prompts}, 95% interval")
         steps = [point.iteration for point in history.trained]
         right.plot(steps, [point.reward for point in history.trained], color=BLUE, linewidth=1.5, label="mean reward")
         correct = [point.correct for point in history.trained]
@@ -135,19 +136,27 @@ def health_svg(history: History) -> str:
         return svg(figure)
 
 
+def short_name(name: str, beside: Sequence[str]) -> str:
+    """Of `role/metric` the part that tells it from those beside it."""
+    role, _, metric = name.partition("/")
+    alike = len({other.partition("/")[2] for other in beside}) == 1
+    return role if alike else metric.replace("_", " ").removesuffix(" fraction")
+
+
 def _draw_panel(axes: Any, panel: Panel, history: History) -> None:
     axes.set_title(panel.title, fontsize=9)
     drawn = [(name, history.health[name]) for name in panel.names if history.health.get(name)]
+    names = [name for name, _ in drawn]
     for (name, series), color in zip(drawn, (BLUE, ORANGE, GREEN), strict=False):
         x, y = zip(*series, strict=True)
-        label = name.replace("_", " ").removesuffix(" fraction")
-        axes.plot(x, y, color=color, linewidth=1.3, marker="." if len(x) < 12 else "", label=label)
+        axes.plot(x, y, color=color, linewidth=1.3, marker="." if len(x) < 12 else "", label=short_name(name, names))
     if panel.level is not None:
         axes.axhline(panel.level, color=GRAY, linewidth=1, linestyle=(0, (4, 3)))
     if panel.share:
         axes.set_ylim(-0.02, 1.02)
     if panel.log and any(value > 0 for _, series in drawn for _, value in series):
         axes.set_yscale("log")
+        axes.margins(y=0.3)  # room for the legend
     if len(drawn) > 1:
         axes.legend(frameon=False, fontsize=8, loc="best")
     if not drawn:

@@ -86,10 +86,19 @@ class History:
     def models(self) -> list[str]:
         return list(dict.fromkeys(cell["name"] for cell in self.cells))
 
+    @property
+    def prompts(self) -> str:
+        """What the accuracy was measured on."""
+        return "held-out prompts" if self.split == "test" else "training prompts"
+
     def cell(self, model: str, tag: str = OVERALL) -> Mapping[str, Any]:
         return next(cell for cell in self.cells if (cell["name"], cell["tag"]) == (model, tag))
 
     def label(self, model: str) -> str:
         """`TDM-R1 (4 NFE)`."""
-        name = "teacher" if model.startswith("teacher") else model.upper()
-        return f"{name} ({self.cell(model)['nfe']} NFE)"
+        return f"{title(model)} ({self.cell(model)['nfe']} NFE)"
+
+
+def title(model: str) -> str:
+    """How a model's name is written: `TDM-R1`, `teacher`."""
+    return "teacher" if model.startswith("teacher") else model.upper()

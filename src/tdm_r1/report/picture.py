@@ -38,7 +38,7 @@ def save_picture(history: History, path: Path) -> None:
         axes = figure.add_axes((0.5 / WIDTH, 0.55 / height, (LEFT - 1.15) / WIDTH, 1 - (TOP + 0.55) / height))
         draw_accuracy(axes, history)
         figure.text(0.1 / WIDTH, 1 - 0.16 / height, _headline(history), fontsize=13, fontweight="bold", va="top")
-        note = "accuracy on held-out prompts, band: 95% bootstrap"
+        note = f"accuracy on {history.prompts}, band: 95% bootstrap"
         figure.text(0.1 / WIDTH, 1 - 0.40 / height, note, fontsize=9, color=GRAY, va="top")
         _legend(figure, height)
         for number, drawn in enumerate(rows):
