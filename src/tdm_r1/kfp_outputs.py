@@ -27,7 +27,9 @@ def parse_executor_input(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ConfigError(f"--executor-input is not JSON: {error}", hint="KFP passes it as {{$}}") from error
     if not isinstance(parsed, dict):
-        raise ConfigError(f"--executor-input is a {type(parsed).__name__}, expected an object")
+        raise ConfigError(
+            f"--executor-input is a {type(parsed).__name__}, expected an object", hint="KFP passes it as {{$}}"
+        )
     return parsed
 
 

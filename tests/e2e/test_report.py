@@ -41,7 +41,8 @@ def test_the_page_of_the_same_run_is_the_same_page(finished: Path, tmp_path: Pat
 def test_the_picture_is_2400_pixels_wide(finished: Path, tmp_path: Path) -> None:
     out, picture = str(tmp_path / "a.html"), tmp_path / "folder" / "a.png"
     assert tdm_r1("report", "--root", str(finished), "--out", out, "--picture", str(picture)) == 0
-    assert Image.open(picture).width == 2400
+    with Image.open(picture) as drawn:
+        assert drawn.width == 2400
 
 
 def test_a_run_that_still_goes_on_has_a_page(finished: Path, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ _PAGE = Environment(autoescape=True, undefined=StrictUndefined).from_string(
 <meta name="viewport" content="width=device-width,initial-scale=1"><title>{{ title }}</title>
 <style>{{ style }}</style></head><body>
 <h1>{{ title }}</h1>
-<p class="note">Suite {{ h.suite }}, {{ count }} images of {{ h.prompts }} per row, seed {{ h.seed }}, evaluated up to iteration {{ h.iterations }}.</p>
+<p class="note">Suite {{ h.suite }}, {{ count }} images of {{ h.prompts }} per row,
+seed {{ h.seed }}, evaluated up to iteration {{ h.iterations }}.</p>
 <div class="scroll"><table><tr><th>model</th><th>NFE</th><th>overall</th>
 {% for tag in h.tags %}<th>{{ tag }}</th>{% endfor %}</tr>
 {% for model in h.models %}<tr{% if model == "tdm-r1" %} class="ours"{% endif %}><td>{{ model }}</td>
@@ -47,7 +48,8 @@ iteration n−1 left, without averaging.</p>
 <p class="note">Means over the optimizer steps of each iteration. A surrogate that orders half of the pairs rightly has
 learned nothing; gates near 1 mean that it no longer learns.</p>
 <h2>Same prompts, same noise</h2>
-<p class="note">The first prompts of each tag, none chosen; network evaluations as in the table above. Green frame: correct, red: wrong.</p>
+<p class="note">The first prompts of each tag, none chosen; network evaluations as in the table above.
+Green frame: correct, red: wrong.</p>
 {% for tag in h.tags %}<h3>{{ tag }}</h3><div class="pairs">
 {% for d in h.drawn if d.tag == tag %}<figure><figcaption>{{ d.text }}</figcaption><div class="row">
 {% for model, p in d.pictures.items() %}<div><img class="{{ 'good' if p.correct else 'bad' }}"

@@ -34,11 +34,12 @@ class Row:
 
 
 def held_out(prompts: PromptTable, config: RunConfig) -> list[str]:
-    """Prompt ids to evaluate on, each repeated `images_per_prompt` times, spread over tags as the split is."""
+    """Prompt ids to evaluate on, each repeated `images_per_prompt` times; as even over the tags as the split allows."""
     tags = prompts.by_tag(config.evaluation.split)
-    total = sum(map(len, tags.values()))
-    share = min(1.0, config.evaluation.prompts / total)
-    chosen = [prompt for rows in tags.values() for prompt in rows[: max(1, round(share * len(rows)))]]
+    quota, largest = 1, max(map(len, tags.values()))
+    while quota < largest and sum(min(quota, len(rows)) for rows in tags.values()) < config.evaluation.prompts:
+        quota += 1
+    chosen = [prompt for rows in tags.values() for prompt in rows[:quota]]
     return [prompt for prompt in chosen for _ in range(config.evaluation.images_per_prompt)]
 
 
