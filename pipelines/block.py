@@ -16,9 +16,7 @@ ITERATIONS: Final = 5
 
 
 @dsl.pipeline(name="tdm-r1-guarded-iteration")
-def guarded_iteration(  # noqa: PLR0917 - KFP calls it with positions
-    root: str, start: int, shards: list[int], offset: int, dep: str, stop: bool
-) -> Progress:
+def guarded_iteration(root: str, start: int, shards: list[int], offset: int, dep: str, stop: bool) -> Progress:
     """Run iteration start + offset unless the loop was stopped before it.
 
     A pipeline of its own, because a OneOf that is read inside another If compiles to a pipeline that cannot run.

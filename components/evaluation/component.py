@@ -8,7 +8,7 @@ from components.common import stage_container
 
 
 @dsl.container_component
-def evaluation(  # noqa: PLR0917 - KFP calls it with positions
+def evaluation(
     root: str,
     start: int,
     offset: int,

@@ -8,7 +8,7 @@ from components.common import SCORER_IMAGE, stage_container
 
 
 @dsl.container_component
-def reward_scoring(  # noqa: PLR0917 - KFP calls it with positions
+def reward_scoring(
     root: str,
     start: int,
     offset: int,

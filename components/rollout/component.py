@@ -8,7 +8,7 @@ from components.common import stage_container
 
 
 @dsl.container_component
-def rollout(  # noqa: PLR0917 - KFP calls it with positions
+def rollout(
     root: str,
     start: int,
     offset: int,
