@@ -31,11 +31,11 @@ def pipeline(shared: Path) -> Path:
     """A stock Stable Diffusion 3 pipeline folder of the world `shapes`, with random weights."""
 
     def build(folder: Path) -> None:
-        from tdm_r1.pretrain.autoencoder import new_autoencoder
+        from tdm_r1.pretrain.autoencoder import new_autoencoder, standardise
         from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
 
         teacher = new_teacher(folder, seed=0)
-        save_pipeline(teacher, new_autoencoder().eval(), folder)
+        save_pipeline(teacher, standardise(new_autoencoder().eval(), seed=0, count=12), folder)
 
     return once(shared / "pipeline", build)
 

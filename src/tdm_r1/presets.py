@@ -26,7 +26,7 @@ from tdm_r1.errors import ConfigError
 
 
 def shapes_cpu() -> RunConfig:
-    """The demonstration: a 3.7 M-parameter SD3 learns the GenEval rule on two CPU cores."""
+    """The demonstration: a 3.6 M-parameter SD3 learns the GenEval rule on two CPU cores."""
     fake = FakeScoreConfig(optimizer=AdamConfig(learning_rate=1e-3))
     return RunConfig(
         preset="shapes_cpu",
