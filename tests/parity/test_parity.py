@@ -138,6 +138,7 @@ def test_in_the_world_shapes_one_process_per_stage_gives_the_same_bytes(pipeline
     knobs = {
         "model.source": pipeline,
         "iterations": 1,
+        "rollout.shards": 1,
         "distill.steps": 1,
         "evaluation.teacher_steps": 1,
         "evaluation.prompts": 6,

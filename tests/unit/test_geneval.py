@@ -93,6 +93,7 @@ def test_too_many_objects_cost_no_more_than_everything_unless_asked() -> None:
         ((20, 20, 80, 80), (200, 200, 260, 260), {"left of", "above"}),
         ((20, 90, 80, 150), (200, 150, 260, 210), {"left of"}),
         ((100, 100, 160, 160), (105, 100, 165, 160), set()),
+        ((60, 70, 120, 130), (100, 100, 160, 160), {"left of"}),  # (−40, −30) shrunk by 12 is (−28, −18), over 50
     ],
 )
 def test_a_relation_is_where_the_shrunk_offset_points(subject: Box, anchor: Box, expected: set[str]) -> None:
