@@ -87,16 +87,32 @@ def shapes_smoke() -> RunConfig:
 
 def plane() -> RunConfig:
     """The wind tunnel: points in a plane, a whole reinforcement in under a minute on one core."""
+    fake = FakeScoreConfig(optimizer=AdamConfig(learning_rate=3e-3))
+    generator = AdamConfig(learning_rate=1e-3)
     return RunConfig(
         preset="plane",
-        iterations=200,
+        iterations=80,
+        numerics=NumericsConfig(threads=1),
         model=ModelConfig(backbone="plane", source="embedded:plane", adapter=AdapterConfig(kind="full")),
         reward=RewardConfig(scorer="plane"),
-        distill=DistillConfig(steps=400, batch=256, guidance=2.0),
-        rollout=RolloutConfig(groups=16, group_size=16, microbatch=256),
-        surrogate=SurrogateConfig(minibatch_groups=16, microbatch_groups=16, updates=4, beta=10.0),
-        generator=GeneratorConfig(optimizer=AdamConfig(learning_rate=1e-4), minibatch=256, updates=2),
-        evaluation=EvaluationConfig(every=50),
+        distill=DistillConfig(steps=300, batch=128, interval="separate", guidance=1.25, fake=fake, generator=generator),
+        rollout=RolloutConfig(groups=16, group_size=16),
+        surrogate=SurrogateConfig(
+            minibatch_groups=16, microbatch_groups=16, updates=4, beta=10.0, t_min=0.25, ppo_clip=0.0
+        ),
+        generator=GeneratorConfig(
+            optimizer=generator,
+            fake=fake,
+            fake_start="distilled",
+            interval="separate",
+            updates=4,
+            minibatch=256,
+            guidance=1.25,
+            surrogate_guidance=1.0,
+            cfg_share=0.0,
+            reward_weight=2.0,
+        ),
+        evaluation=EvaluationConfig(every=20, prompts=8, images_per_prompt=128, teacher_guidance=1.0),
     )
 
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -161,7 +162,7 @@ def reinforce(tunnel: Tunnel, base: Base) -> Iterator[GeneratorState]:
     for n in range(1, tunnel.config.iterations + 1):
         shard = tunnel.draw(state, n)
         window.append((n, [shard]))
-        common = {"backbone": tunnel.backbone, "config": tunnel.config, "keys": tunnel.keys(n)}
+        common: dict[str, Any] = {"backbone": tunnel.backbone, "config": tunnel.config, "keys": tunnel.keys(n)}
         surrogate = surrogate_update(tunnel.prompts, list(window), surrogate, **common)
         state = generator_update(tunnel.prompts, [shard[0]], surrogate, state, first=n == 1, **common)
         yield state

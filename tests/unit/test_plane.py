@@ -53,7 +53,7 @@ def test_labels_lie_as_often_as_is_said() -> None:
     images, scorer = points_to_images(points).numpy(), PlaneScorer()
     told = codes.sum(1) > 0
     right = [
-        scorer(image, {"modes": right_modes(int(code.argmax()))}).correct
+        bool(scorer(image, {"modes": right_modes(int(code.argmax()))}).correct)
         for image, code, known in zip(images, codes, told, strict=True)
         if known
     ]
