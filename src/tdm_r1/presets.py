@@ -30,7 +30,7 @@ def shapes_cpu() -> RunConfig:
     fake = FakeScoreConfig(optimizer=AdamConfig(learning_rate=1e-3))
     return RunConfig(
         preset="shapes_cpu",
-        iterations=30,
+        iterations=20,
         distill=DistillConfig(steps=150, batch=64, guidance=3.0, fake=fake, generator=AdamConfig(learning_rate=3e-4)),
         rollout=RolloutConfig(groups=16, group_size=16, shards=2, microbatch=128),
         surrogate=SurrogateConfig(
