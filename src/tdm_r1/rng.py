@@ -19,15 +19,20 @@ from torch import Tensor
 Counter = int | str
 
 
+def encode_part(part: Counter) -> bytes:
+    """Type, length and text of one part, so that 1 ≠ "1"."""
+    if isinstance(part, str):
+        text = part.encode()
+        return b"s%d:%s" % (len(text), text)
+    if isinstance(part, bool) or not isinstance(part, int):
+        raise TypeError(f"a counter of a random key is an int or a str, found {part!r} ({type(part).__name__})")
+    text = b"%d" % part
+    return b"i%d:%s" % (len(text), text)
+
+
 def encode(*parts: Counter) -> bytes:
-    """An injective encoding: type, length and text of each part, so ("a", "bc") ≠ ("ab", "c") and 1 ≠ "1"."""
-    encoded = []
-    for part in parts:
-        if isinstance(part, bool) or not isinstance(part, int | str):
-            raise TypeError(f"a counter of a random key is an int or a str, found {part!r} ({type(part).__name__})")
-        text = str(part).encode()
-        encoded.append(b"%s%d:%s" % (b"s" if isinstance(part, str) else b"i", len(text), text))
-    return b"".join(encoded)
+    """An injective encoding of several parts: ("a", "bc") ≠ ("ab", "c")."""
+    return b"".join(map(encode_part, parts))
 
 
 @dataclass(frozen=True)
@@ -57,14 +62,10 @@ class Keys:
         return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(self.seed(purpose, *counters)))
 
     def seeds(self, purpose: str, ids: Sequence[Counter], *counters: Counter) -> list[int]:
-        """Entry i is `seed(purpose, ids[i], *counters)`; the common start of the keys is hashed once."""
-        start, end = blake2b(encode(self.root, self.iteration, purpose), digest_size=8), encode(*counters)
-        found = []
-        for name in ids:
-            digest = start.copy()
-            digest.update(encode(name) + end)
-            found.append(int.from_bytes(digest.digest(), "little") >> 1)
-        return found
+        """Entry i is `seed(purpose, ids[i], *counters)`; what the keys share is encoded once."""
+        start, end = encode(self.root, self.iteration, purpose), encode(*counters)
+        digests = [blake2b(start + encode_part(name) + end, digest_size=8).digest() for name in ids]
+        return [int.from_bytes(digest, "little") >> 1 for digest in digests]
 
     def normals(self, purpose: str, ids: Sequence[Counter], *counters: Counter, shape: Sequence[int]) -> Tensor:
         """[N, *shape] fp32: row i is `normal(purpose, ids[i], *counters)`, whatever the other ids of the call are."""

@@ -37,7 +37,7 @@ from tdm_r1.models.optimizer import RoleOptimizer
 from tdm_r1.models.progress import silent
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import guided_sample, trajectory, velocity_at
-from tdm_r1.models.scored import score
+from tdm_r1.models.scored import Trajectories, score
 from tdm_r1.objectives.surrogate import Gates, drift, group_preference_loss, velocity_error
 from tdm_r1.rewards.scorer import Scorer, open_scorer, score_all
 from tdm_r1.rng import Keys
@@ -177,9 +177,7 @@ def curve(states: Iterator[GeneratorState], judge: Callable[[RoleTensors], Landi
     }
 
 
-def direct_step(
-    tunnel: Tunnel, optimizer: RoleOptimizer, origin: RoleTensors, shard: tuple[Rollout, Rewards], n: int
-) -> None:
+def direct_step(tunnel: Tunnel, optimizer: RoleOptimizer, origin: RoleTensors, batch: Trajectories, n: int) -> None:
     """The control: one step of the group preference on the student's own error at its own states, no surrogate.
 
     ℓ_i = mean (v_θ(x_j) − (x_j − x_0)/σ_j)² for each step j of the trajectory that ended in x_0; the reference
@@ -187,7 +185,6 @@ def direct_step(
     """
     section, backbone = tunnel.config.surrogate, tunnel.backbone
     adapter = Adapter(backbone.base(), tunnel.config.model.adapter)
-    batch, _ = score([shard], n, section)
     condition = PromptTable(tunnel.prompts).condition(batch.prompt_ids)
     grid = steps(tunnel.config.sampler)
     for step in grid:
@@ -215,7 +212,7 @@ def reinforce_directly(tunnel: Tunnel, base: Base) -> Iterator[GeneratorState]:
 
     Both losses have the generator's learning rate, and as many steps per iteration as TDM-R1's generator.
     """
-    section = tunnel.config.generator.model_copy(update={"reward_weight": 0.0, "cfg_share": 1.0})
+    section = tunnel.config.generator.model_copy(update={"trunc_steps": 0, "cfg_share": 1.0})
     config = tunnel.config.model_copy(update={"generator": section})
     origin = role_tensors(base.state, "generator")
     unused = SurrogateState(state=join_roles({"surrogate": origin}), optimizer={}, metrics=base.metrics)
@@ -234,8 +231,9 @@ def reinforce_directly(tunnel: Tunnel, base: Base) -> Iterator[GeneratorState]:
             keys=tunnel.keys(n),
         )
         optimizer = RoleOptimizer("generator", role_tensors(state.state, "generator"), section.optimizer, moments)
+        batch, _ = score([shard], n, config.surrogate)
         for _ in range(section.updates):
-            direct_step(tunnel, optimizer, origin, shard, n)
+            direct_step(tunnel, optimizer, origin, batch, n)
         moments = optimizer.state()
         state = moved(state, optimizer.tensors(), n)
         yield state
