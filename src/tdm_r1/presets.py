@@ -91,14 +91,14 @@ def plane() -> RunConfig:
     generator = AdamConfig(learning_rate=1e-3)
     return RunConfig(
         preset="plane",
-        iterations=80,
+        iterations=60,
         numerics=NumericsConfig(threads=1),
         model=ModelConfig(backbone="plane", source="embedded:plane", adapter=AdapterConfig(kind="full")),
         reward=RewardConfig(scorer="plane"),
         distill=DistillConfig(steps=300, batch=128, interval="separate", guidance=1.25, fake=fake, generator=generator),
         rollout=RolloutConfig(groups=16, group_size=16),
         surrogate=SurrogateConfig(
-            minibatch_groups=16, microbatch_groups=16, updates=4, beta=10.0, t_min=0.25, ppo_clip=0.0
+            minibatch_groups=16, microbatch_groups=16, updates=8, beta=10.0, t_min=0.25, ppo_clip=0.0
         ),
         generator=GeneratorConfig(
             optimizer=generator,
