@@ -121,27 +121,61 @@ def report(
     report_run(root, out, picture)
 
 
+OptionalRoot = Annotated[str | None, typer.Option("--root", help="Run directory: a local folder, or s3://….")]
+Lora = Annotated[str | None, typer.Option(help="Exported generator instead of a run: a folder, or embedded:NAME.")]
+Iteration = Annotated[int | None, typer.Option(help="Whose generator; the newest by default, 0 is TDM.")]
+
+
 @app.command()
 def sample(
-    root: Root,
     prompt: Annotated[list[str], typer.Option(help="A prompt; may be repeated.")],
+    root: OptionalRoot = None,
+    lora: Lora = None,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("sample.png"),
-    iteration: Annotated[int | None, typer.Option(help="Whose generator; the newest by default, 0 is TDM.")] = None,
+    iteration: Iteration = None,
     count: Annotated[int, typer.Option(help="Images per prompt.")] = 4,
     seed: int = 0,
 ) -> None:
-    """Sample images from a committed generator into one PNG."""
+    """Sample images from a committed or exported generator into one PNG."""
+    from tdm_r1.runtime.generators import open_generator
     from tdm_r1.runtime.release import sample_images
 
-    path = sample_images(root, prompt, out, iteration=iteration, count=count, seed=seed)
+    path = sample_images(open_generator(root, lora, iteration), prompt, out, count=count, seed=seed)
     console.OUT.print(str(path), soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    root: OptionalRoot = None,
+    lora: Lora = None,
+    iteration: Iteration = None,
+    prompts: Annotated[int, typer.Option(help="Prompts, spread over the tags.")] = 600,
+    images_per_prompt: int = 1,
+    split: Annotated[str, typer.Option(help="test for the held-out prompts, train for the others.")] = "test",
+    seed: int = 0,
+    teacher: Annotated[bool, typer.Option(help="Judge the base as well.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON to write.")] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML to write, with the images.")] = None,
+) -> None:
+    """Judge a committed or exported generator on held-out prompts."""
+    from tdm_r1.runtime.generators import open_generator
+    from tdm_r1.runtime.measure import measure, write_json
+
+    generator = open_generator(root, lora, iteration)
+    wanted = {"prompts": prompts, "images_per_prompt": images_per_prompt, "split": split}
+    section = presets.replace(generator.config.evaluation, wanted)
+    content = measure(generator, section, seed=seed, with_teacher=teacher, page=page)
+    title = f"{content['generator']}: {content['prompts']} images, {split} prompts, seed {seed}"
+    console.OUT.print(console.result_table(content["rows"], title))
+    if out is not None:
+        write_json(content, out)
 
 
 @app.command()
 def export(
     root: Root,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    iteration: Annotated[int | None, typer.Option(help="Whose generator; the newest by default, 0 is TDM.")] = None,
+    iteration: Iteration = None,
 ) -> None:
     """Export a generator as a LoRA that stock diffusers loads, with a model card."""
     from tdm_r1.runtime.release import export_lora

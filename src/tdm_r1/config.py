@@ -116,6 +116,8 @@ class RolloutConfig(Section):
     """Prompts per iteration."""
     group_size: Annotated[int, Field(ge=2)] = 24
     """G, trajectories per prompt [paper]."""
+    tag_shares: dict[str, NonNegative] = {}
+    """How often prompts of a tag are drawn, relative to the others; a tag that is absent has 1."""
     shards: Positive = 1
     """Parts that roll out and are scored independently."""
     microbatch: Positive = 256
@@ -140,6 +142,9 @@ class RewardConfig(Section):
 
 
 class SurrogateConfig(Section):
+    adapter: AdapterConfig | None = None
+    """How the surrogate differs from the base; none is as `model.adapter` says. It never leaves the run, so it may be
+    larger than what is released [ours]."""
     optimizer: AdamConfig = AdamConfig(learning_rate=3e-4, betas=(0.9, 0.999))
     """AdamW of the surrogate [paper]."""
     advantage_std: Literal["global", "group", "none"] = "global"
@@ -261,6 +266,11 @@ class RunConfig(Section):
     """How the generator follows it."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """When and on what the generator is measured."""
+
+    @property
+    def surrogate_adapter(self) -> AdapterConfig:
+        """Of the surrogate."""
+        return self.surrogate.adapter or self.model.adapter
 
     @model_validator(mode="after")
     def _steps_exist(self) -> RunConfig:

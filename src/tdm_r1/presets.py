@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -20,9 +20,12 @@ from tdm_r1.config import (
     RewardConfig,
     RolloutConfig,
     RunConfig,
+    Section,
     SurrogateConfig,
 )
 from tdm_r1.errors import ConfigError
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 def shapes_cpu() -> RunConfig:
@@ -30,33 +33,43 @@ def shapes_cpu() -> RunConfig:
     fake = FakeScoreConfig(optimizer=AdamConfig(learning_rate=1e-3))
     return RunConfig(
         preset="shapes_cpu",
-        iterations=20,
-        distill=DistillConfig(steps=150, batch=64, guidance=3.0, fake=fake, generator=AdamConfig(learning_rate=3e-4)),
-        rollout=RolloutConfig(groups=16, group_size=16, shards=2, microbatch=128),
+        iterations=30,
+        distill=DistillConfig(steps=250, batch=64, guidance=3.0, fake=fake, generator=AdamConfig(learning_rate=3e-4)),
+        rollout=RolloutConfig(
+            groups=64,
+            group_size=16,
+            shards=2,
+            microbatch=128,
+            tag_shares={"two_object": 2.0, "counting": 2.0, "position": 2.0, "color_attr": 2.0},
+        ),
         surrogate=SurrogateConfig(
-            optimizer=AdamConfig(learning_rate=5e-4, betas=(0.9, 0.999)),
-            beta=10.0,
-            t_min=0.3,
-            interval="separate",
-            updates=6,
-            minibatch_groups=16,
-            microbatch_groups=16,
+            adapter=AdapterConfig(kind="full"),
+            optimizer=AdamConfig(learning_rate=5e-5, betas=(0.9, 0.999)),
+            beta=100.0,
+            t_min=0.6,
+            state_weighting="last",
+            updates=2,
+            minibatch_groups=64,
+            microbatch_groups=8,
             draw_per="group",
-            probe_draws=4,
-            replay=7,
+            probe_draws=1,
+            replay=2,
             ppo_clip=0.0,
-            drift_gate=0.05,
+            drift_gate=0.2,
         ),
         generator=GeneratorConfig(
             optimizer=AdamConfig(learning_rate=6e-4),
             fake=FakeScoreConfig(optimizer=AdamConfig(learning_rate=2e-3)),
             fake_start="distilled",
-            interval="separate",
-            updates=10,
+            updates=6,
             steps_per_trajectory=1,
             minibatch=128,
-            microbatch=32,
-            guidance=3.0,
+            microbatch=64,
+            guidance=5.0,
+            surrogate_guidance=1.0,
+            t_min=0.55,
+            cfg_share=0.5,
+            reward_weight=3.0,
         ),
         evaluation=EvaluationConfig(every=10, teacher_guidance=2.0),
     )
@@ -78,7 +91,14 @@ def shapes_smoke() -> RunConfig:
         distill=DistillConfig(steps=2, batch=8),
         rollout=RolloutConfig(groups=4, group_size=4, shards=2, microbatch=8),
         surrogate=SurrogateConfig(
-            optimizer=fast, minibatch_groups=4, microbatch_groups=2, updates=1, replay=1, reference="ema", beta=2000.0
+            adapter=AdapterConfig(kind="full"),
+            optimizer=fast,
+            minibatch_groups=4,
+            microbatch_groups=2,
+            updates=1,
+            replay=1,
+            reference="ema",
+            beta=2000.0,
         ),
         generator=GeneratorConfig(optimizer=fast, minibatch=16, microbatch=8),
         evaluation=EvaluationConfig(every=1, prompts=12, teacher_steps=2, bootstrap=50),
@@ -146,13 +166,23 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> RunConfig:
         if leaf not in node:
             raise ConfigError(f"`{key}` is no knob", hint=f"its section has {', '.join(node)}")
         node[leaf] = value
+    return _validated(RunConfig, tree, hint=f"see what it may be with `tdm-r1 config show {preset}`, and")
+
+
+def replace(section: AnySection, values: Mapping[str, Any]) -> AnySection:
+    """A section with some knobs set, validated.
+
+    Raises:
+        ConfigError: for an unknown knob, or a value that its knob refuses.
+    """
+    return _validated(type(section), {**section.model_dump(), **values}, hint="see what it may be")
+
+
+def _validated(section: type[AnySection], tree: Mapping[str, Any], *, hint: str) -> AnySection:
     try:
-        return RunConfig.model_validate(tree)
+        return section.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the configuration"
         given = "does not fit together" if isinstance(first["input"], dict) else f"is {first['input']!r}"
-        raise ConfigError(
-            f"`{place}` {given}: {first['msg']}",
-            hint=f"see what it may be with `tdm-r1 config show {preset}`, and in src/tdm_r1/config.py",
-        ) from error
+        raise ConfigError(f"`{place}` {given}: {first['msg']}", hint=f"{hint} in src/tdm_r1/config.py") from error

@@ -20,6 +20,7 @@ from tdm_r1 import presets
 from tdm_r1.artifacts.manifest import Provenance
 from tdm_r1.artifacts.records import Base, join_roles
 from tdm_r1.artifacts.repository import commit
+from tdm_r1.config import EvaluationConfig
 from tdm_r1.errors import ConfigError, MissingParentError
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.sampler import trajectory
@@ -27,8 +28,10 @@ from tdm_r1.pretrain.autoencoder import new_autoencoder, standardise
 from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
 from tdm_r1.rng import Keys
 from tdm_r1.runtime.execute import execute
+from tdm_r1.runtime.generators import newest_generator, open_generator
 from tdm_r1.runtime.layout import Task
-from tdm_r1.runtime.release import export_lora, newest_generator, sample_images
+from tdm_r1.runtime.measure import measure
+from tdm_r1.runtime.release import export_lora, sample_images
 from tdm_r1.runtime.run import Run, create_run
 from tdm_r1.sampling import sigma_grid
 
@@ -179,13 +182,37 @@ def test_another_prompt_leaves_the_images_of_the_first_as_they_were(
 ) -> None:
     def pixels(prompts: list[str], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         return np.asarray(
-            Image.open(sample_images(run.root, prompts, tmp_path / "a.png", iteration=0, count=2, seed=seed))
+            Image.open(sample_images(open_generator(run.root, None), prompts, tmp_path / "a.png", count=2, seed=seed))
         )
 
     both, first, other = pixels(PROMPTS, 1), pixels(PROMPTS[:1], 1), pixels(PROMPTS, 2)
     high = first.shape[0] - 30
     assert distance(torch.tensor(both[40:high]), torch.tensor(first[40:high])) <= 1
     assert distance(torch.tensor(both[40:high]), torch.tensor(other[40:high])) > 20
+
+
+def test_an_export_is_sampled_and_judged_like_the_run_that_it_came_from(
+    run: Run, role: RoleTensors, export: Path
+) -> None:
+    committed, exported = open_generator(run.root, None), open_generator(None, str(export))
+    assert exported.name == committed.name == "tdm"
+    first, second = (
+        ours(run, Adapter(run.backbone.base(), g.config.model.adapter).apply(g.role)) for g in (committed, exported)
+    )
+    assert distance(first, second) <= 1
+    section = EvaluationConfig(prompts=12, teacher_steps=0, bootstrap=50)
+    rows = [measure(g, section, seed=3, with_teacher=False, page=None)["rows"] for g in (committed, exported)]
+    assert rows[0] == rows[1]
+    assert rows[0][0]["nfe"] == 4
+
+
+@pytest.mark.parametrize(
+    ("root", "lora", "iteration"),
+    [(None, None, None), ("run", "lora", None), (None, "lora", 3), (None, "no-such", None)],
+)
+def test_what_names_no_generator_is_refused(root: str | None, lora: str | None, iteration: int | None) -> None:
+    with pytest.raises(ConfigError, match=r"--root RUN|--lora embedded"):
+        open_generator(root, lora, iteration)
 
 
 def test_a_run_without_a_generator_says_what_to_do(run: Run, tmp_path: Path) -> None:

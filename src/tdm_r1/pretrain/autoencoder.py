@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -41,7 +42,7 @@ def new_autoencoder() -> Any:
 
 
 def to_pixels(images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
-    """[N, H, W, 3] uint8 to [N, 3, H, W] float32 in −1..1."""
+    """[N, H, W, 3] uint8 to [N, 3, H, W] float32 in −1..1, channels last in memory."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -61,6 +62,42 @@ def training_pairs(seed: int) -> Iterator[tuple[Prompt, np.ndarray[Any, np.dtype
             yield prompt, render(prompt, rng)
 
 
+def _reconstruction(pixels: Tensor, decoded: Tensor) -> Tensor:
+    """[] L1 + L2, figures weighted."""
+    error, weight = decoded - pixels, figure_weight(pixels)
+    return (weight * (error.abs() + error.square())).sum() / weight.sum() / 3
+
+
+def _rate(step: int, steps: int) -> float:
+    """Warm up over 50 steps, then a cosine to zero; a share of the peak."""
+    return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _fit(parameters: list[torch.nn.Parameter], loss: Callable[[Tensor], Tensor], part: _Part, log: Log) -> None:
+    optimizer = torch.optim.AdamW(parameters, lr=part.peak, betas=(0.9, 0.99), weight_decay=1e-4)
+    pairs, start = training_pairs(part.seed), time.monotonic()
+    for step in range(part.steps):
+        optimizer.param_groups[0]["lr"] = part.peak * _rate(step, part.steps) + 1e-6
+        value = loss(to_pixels(np.stack([next(pairs)[1] for _ in range(part.batch)])))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if step % 50 == 0 or step == part.steps - 1:
+            log(f"{part.name} step {step} of {part.steps} loss {value.item():.4f} {time.monotonic() - start:.0f} s")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A stretch of training."""
+
+    name: str
+    steps: int
+    batch: int
+    seed: int
+    peak: float
+
+
 def train_autoencoder(*, steps: int, batch: int, seed: int, log: Log) -> Any:
     """Train by L1 + L2 reconstruction and a weak KL term; cosine learning rate.
 
@@ -68,26 +105,29 @@ def train_autoencoder(*, steps: int, batch: int, seed: int, log: Log) -> Any:
         The autoencoder, its `scaling_factor` and `shift_factor` set so that latents have mean 0, deviation 1.
     """
     torch.manual_seed(seed)
-    vae = new_autoencoder()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
-    pairs = training_pairs(seed)
-    start = time.monotonic()
-    for step in range(steps):
-        rate = min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        optimizer.param_groups[0]["lr"] = 2e-3 * rate + 1e-6
-        pixels = to_pixels(np.stack([next(pairs)[1] for _ in range(batch)]))
+    vae = new_autoencoder().to(memory_format=torch.channels_last)
+
+    def loss(pixels: Tensor) -> Tensor:
         posterior = vae.encode(pixels).latent_dist
-        error = vae.decode(posterior.sample()).sample - pixels
-        weight = figure_weight(pixels)
-        loss = (weight * (error.abs() + error.square())).sum() / weight.sum() / 3
-        loss = loss + KL_WEIGHT * posterior.kl().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        if step % 50 == 0 or step == steps - 1:
-            log(f"autoencoder step {step} loss {loss.item():.4f} {time.monotonic() - start:.0f} s")
-    return standardise(vae.eval(), seed=seed + 1)
+        kl: Tensor = posterior.kl().mean()
+        return _reconstruction(pixels, vae.decode(posterior.sample()).sample) + KL_WEIGHT * kl
+
+    _fit(list(vae.parameters()), loss, _Part("autoencoder", steps, batch, seed, 2e-3), log)
+    return standardise(vae.to(memory_format=torch.contiguous_format).eval(), seed=seed + 1)
+
+
+def polish_decoder(vae: Any, *, steps: int, batch: int, seed: int, log: Log) -> None:
+    """Train the decoder alone, in place: sharper corners, while every latent stays what it was."""
+    vae.to(memory_format=torch.channels_last)
+    decoder = list(vae.decoder.parameters())
+
+    def loss(pixels: Tensor) -> Tensor:
+        with torch.no_grad():
+            latents = vae.encode(pixels).latent_dist.mean
+        return _reconstruction(pixels, vae.decode(latents).sample)
+
+    _fit(decoder, loss, _Part("decoder", steps, batch, seed, 1e-3), log)
+    vae.to(memory_format=torch.contiguous_format)
 
 
 @torch.no_grad()

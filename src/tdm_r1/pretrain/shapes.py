@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from tdm_r1.pretrain.autoencoder import Log, train_autoencoder
-from tdm_r1.pretrain.teacher import new_corpus, new_teacher, save_pipeline, train_teacher
+import torch
+
+from tdm_r1.pretrain.autoencoder import Log, polish_decoder, train_autoencoder
+from tdm_r1.pretrain.teacher import Teacher, new_corpus, new_teacher, save_pipeline, train_teacher
+from tdm_r1.worlds.shapes.grammar import TAGS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """A stretch of teacher training on a corpus of its own, with a fresh optimizer and learning-rate schedule."""
 
-    corpus: int
-    """Rendered pictures."""
-    corpus_seed: int
-    noisy: bool
-    """Whether captions lie, see `CAPTION_NOISE`."""
     steps: int
-    seed: int
     rate: float
     """Peak learning rate."""
+    mix: Mapping[str, int]
+    """Relative number of pictures by tag."""
+    corpus: int = 40_000
+    """Rendered pictures."""
     batch: int = 64
 
 
-PHASES = (
-    Phase(corpus=20_000, corpus_seed=1, noisy=True, steps=6_000, seed=0, rate=1e-3),
-    Phase(corpus=16_000, corpus_seed=2, noisy=False, steps=4_600, seed=1, rate=8e-4),
-)
+HARD_FIRST = MappingProxyType(dict(zip(TAGS, (1, 2, 2, 1, 3, 3), strict=True)))
+"""Single objects and their colours are learned from the other tags, too; only their size words are not."""
+EVEN = MappingProxyType(dict(zip(TAGS, (2, 2, 2, 2, 3, 3), strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,50 +40,48 @@ class PretrainPlan:
     """How long each part trains; the defaults made the committed weights."""
 
     seed: int = 0
-    """Added to every seed below."""
+    """Every draw follows from it."""
     autoencoder_steps: int = 3000
+    decoder_steps: int = 2000
+    """Steps of the decoder alone, after the autoencoder's."""
     autoencoder_batch: int = 16
-    phases: tuple[Phase, ...] = PHASES
+    phases: tuple[Phase, ...] = (
+        Phase(steps=9_500, rate=1e-3, mix=HARD_FIRST),
+        Phase(steps=9_000, rate=8e-4, mix=EVEN),
+    )
+    """Of the teacher, one after the other."""
 
     def shortened(self, steps: int) -> PretrainPlan:
-        """The same plan with at most `steps` steps, and as many pictures, in every part."""
-        phases = tuple(replace(p, steps=min(p.steps, steps), corpus=min(p.corpus, 64 * steps)) for p in self.phases)
-        return replace(self, autoencoder_steps=min(self.autoencoder_steps, steps), phases=phases)
+        """The same plan with at most `steps` steps in every part, and no more pictures than they can see."""
+        return replace(
+            self,
+            autoencoder_steps=min(self.autoencoder_steps, steps),
+            decoder_steps=min(self.decoder_steps, steps),
+            phases=tuple(
+                replace(p, steps=min(p.steps, steps), corpus=min(p.corpus, p.batch * steps)) for p in self.phases
+            ),
+        )
 
 
-def pretrain_shapes(folder: Path, plan: PretrainPlan, log: Log, *, autoencoder: Path | None = None) -> None:
-    """Train both parts and write the pipeline folder.
-
-    Args:
-        autoencoder: a folder with an already trained autoencoder to reuse.
-    """
-    vae = _autoencoder(plan, log, autoencoder)
+def pretrain_shapes(folder: Path, plan: PretrainPlan, log: Log) -> None:
+    """Train both parts and write the pipeline folder."""
+    vae = _autoencoder(plan, log)
+    torch.set_num_threads(1)  # a teacher's step is too small to share
     with tempfile.TemporaryDirectory() as scratch:
         teacher = new_teacher(Path(scratch), seed=plan.seed)
-        for phase in plan.phases:
-            corpus = new_corpus(
-                vae,
-                teacher.tokenizer,
-                count=phase.corpus,
-                seed=plan.seed + phase.corpus_seed,
-                noisy=phase.noisy,
-                log=log,
-            )
-            train_teacher(
-                teacher,
-                corpus,
-                steps=phase.steps,
-                batch=phase.batch,
-                peak=phase.rate,
-                seed=plan.seed + phase.seed,
-                log=log,
-            )
+        for number, phase in enumerate(plan.phases):
+            train_phase(teacher, vae, phase, seed=plan.seed + number, log=log)
         save_pipeline(teacher, vae, folder)
 
 
-def _autoencoder(plan: PretrainPlan, log: Log, folder: Path | None) -> Any:
-    if folder is None:
-        return train_autoencoder(steps=plan.autoencoder_steps, batch=plan.autoencoder_batch, seed=plan.seed, log=log)
-    from diffusers import AutoencoderKL
+def train_phase(teacher: Teacher, vae: Any, phase: Phase, *, seed: int, log: Log) -> None:
+    """Draw the phase's corpus and train on it, in place."""
+    corpus = new_corpus(vae, teacher.tokenizer, mix=phase.mix, count=phase.corpus, seed=seed + 1, log=log)
+    train_teacher(teacher, corpus, steps=phase.steps, batch=phase.batch, peak=phase.rate, seed=seed, log=log)
 
-    return AutoencoderKL.from_pretrained(folder, use_safetensors=True).eval()
+
+def _autoencoder(plan: PretrainPlan, log: Log) -> Any:
+    batch = plan.autoencoder_batch
+    vae = train_autoencoder(steps=plan.autoencoder_steps, batch=batch, seed=plan.seed, log=log)
+    polish_decoder(vae, steps=plan.decoder_steps, batch=batch, seed=plan.seed + 2, log=log)
+    return vae

@@ -1,17 +1,12 @@
-"""Pretrain the teacher of the world `shapes`: a small SD3 transformer on noisy captions.
-
-Captions lie as those of the web do: with the probabilities of `CAPTION_NOISE` the picture shows
-another relation, colour, count or object than its caption says. The teacher learns to draw well
-and to obey half-heartedly, which is the state that reinforcement starts from.
-"""
+"""Pretrain the teacher of the world `shapes`: a small SD3 transformer and its text encoders, from scratch."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -20,16 +15,12 @@ from torch import Tensor
 
 from tdm_r1.pretrain.autoencoder import LATENT_CHANNELS, Log, to_pixels
 from tdm_r1.pretrain.text import MAX_TOKENS, WIDTHS, new_text_encoders, new_tokenizer
-from tdm_r1.worlds.shapes.grammar import COLORS, RELATIONS, SHAPES, TAGS, Prompt, split
+from tdm_r1.worlds.shapes.grammar import split
 from tdm_r1.worlds.shapes.render import render
 
 SHIFT: Final = 3.0
 CAPTION_DROPOUT: Final = 0.1
 EMA_DECAY: Final = 0.999
-CAPTION_NOISE: Final = MappingProxyType(
-    {"single_object": 0.0, "two_object": 0.3, "counting": 0.5, "colors": 0.3, "position": 0.5, "color_attr": 0.3}
-)
-"""Probability, per tag, that a picture disobeys its caption in one respect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,41 +33,29 @@ class Corpus:
     """[N, 11] int64."""
 
 
-def disobey(prompt: Prompt, rng: np.random.Generator) -> Prompt:
-    """The scene that a lying picture shows for this caption."""
-    clauses = [dict(clause) for clause in prompt.include]
-    if prompt.tag == "position":
-        clauses[1]["position"] = (RELATIONS[rng.integers(4)], 0)
-    elif prompt.tag == "color_attr":
-        clauses[0]["color"], clauses[1]["color"] = clauses[1]["color"], clauses[0]["color"]
-    elif prompt.tag == "counting":
-        clauses[0]["count"] = int(rng.integers(1, 5))
-    elif prompt.tag == "colors":
-        clauses[0]["color"] = tuple(COLORS)[rng.integers(len(COLORS))]
-    elif prompt.tag == "two_object":
-        clauses[int(rng.integers(2))]["class"] = SHAPES[rng.integers(len(SHAPES))]
-    return replace(prompt, include=tuple(clauses))
-
-
 @torch.no_grad()
-def new_corpus(vae: Any, tokenizer: Any, *, count: int, seed: int, noisy: bool, log: Log) -> Corpus:
-    """Render, caption and encode `count` pictures of the training split; `noisy` lets captions lie."""
+def new_corpus(vae: Any, tokenizer: Any, *, mix: Mapping[str, int], count: int, seed: int, log: Log) -> Corpus:
+    """Render, caption and encode `count` pictures of the training split.
+
+    Args:
+        mix: relative number of pictures by tag.
+    """
     rng = np.random.default_rng(seed)
     training, _ = split()
+    tags = [tag for tag, share in mix.items() for _ in range(share)]
     latents, texts, pictures = [], [], []
     for index in range(count):
-        rows = training[TAGS[index % len(TAGS)]]
+        rows = training[tags[index % len(tags)]]
         prompt = rows[rng.integers(len(rows))]
-        lies = noisy and rng.random() < CAPTION_NOISE[prompt.tag]
         texts.append(prompt.text)
-        pictures.append(render(disobey(prompt, rng) if lies else prompt, rng))
+        pictures.append(render(prompt, rng))
         if len(pictures) == 64 or index == count - 1:
             mean = vae.encode(to_pixels(np.stack(pictures))).latent_dist.mean
             latents.append((mean - vae.config.shift_factor) * vae.config.scaling_factor)
             pictures.clear()
             if index % 4096 == 4095:
                 log(f"corpus {index + 1} of {count}")
-    return Corpus(latents=torch.cat(latents), tokens=tokenize(tokenizer, texts))
+    return Corpus(latents=torch.cat(latents).contiguous(), tokens=tokenize(tokenizer, texts))
 
 
 def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tdm_r1.artifacts.manifest import Manifest, sha256_of
-from tdm_r1.artifacts.records import Base, Evaluation, GeneratorState, PromptSet, role_tensors
+from tdm_r1.artifacts.records import Evaluation, PromptSet
 from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.config import AdapterConfig, RunConfig, SamplerConfig
-from tdm_r1.errors import ConfigError, MissingParentError
-from tdm_r1.models.adapters import Adapter, RoleTensors
+from tdm_r1.errors import ConfigError
+from tdm_r1.models.adapters import Adapter
 from tdm_r1.models.backbone import Condition
 from tdm_r1.models.open import source_folder
 from tdm_r1.models.sampler import trajectory
@@ -24,91 +24,51 @@ from tdm_r1.models.sd3 import lacks_t5
 from tdm_r1.report.card import Card, model_card
 from tdm_r1.report.sheet import contact_sheet
 from tdm_r1.rng import Keys
-from tdm_r1.runtime.layout import Task, evaluation_due, generator_after
+from tdm_r1.runtime.generators import (
+    PREFIX,
+    SUFFIX,
+    WEIGHTS_FILE,
+    Generator,
+    generator_name,
+    load_generator,
+    newest_generator,
+)
+from tdm_r1.runtime.layout import RUN_FILE, Task, evaluation_due, generator_after
 from tdm_r1.runtime.results import rows_of
-from tdm_r1.runtime.run import Run, open_run
+from tdm_r1.runtime.run import Run, config_bytes, open_run
 from tdm_r1.sampling import sigma_grid, unshift
 from tdm_r1.statistics import OVERALL
 
-ROLE = "generator_ema"
-WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
-"""The name that `load_lora_weights` looks for in a folder."""
 
-
-def newest_generator(run: Run) -> int:
-    """The last iteration whose generator is committed; 0 is stage 0's.
-
-    Raises:
-        MissingParentError: when there is none.
-    """
-    for iteration in range(run.config.iterations, -1, -1):
-        if read_manifest(run.store, generator_after(iteration).location) is not None:
-            return iteration
-    raise MissingParentError(
-        f"`{run.root}` has no generator yet: neither stage 0 nor any iteration is committed",
-        hint=f"train one with `tdm-r1 run --root {run.root}`",
-    )
-
-
-def load_generator(run: Run, iteration: int) -> tuple[RoleTensors, Manifest]:
-    """The averaged generator that an iteration left, and the manifest of its record.
-
-    Raises:
-        ConfigError: for an iteration that the run does not have.
-        MissingParentError: when it was never committed.
-    """
-    if not 0 <= iteration <= run.config.iterations:
-        raise ConfigError(
-            f"iteration {iteration} is out of range, expected 0..{run.config.iterations}",
-            hint="0 is the generator before any reward; leave --iteration out for the newest",
-        )
-    task = generator_after(iteration)
-    record, manifest = run.load(task, GeneratorState) if iteration else run.load(task, Base)
-    return role_tensors(record.state, ROLE), manifest
-
-
-def sample_images(
-    root: str, prompts: Sequence[str], out: Path, *, iteration: int | None, count: int, seed: int
-) -> Path:
-    """Sample `count` images per prompt from a committed generator into one labelled PNG.
+def sample_images(generator: Generator, prompts: Sequence[str], out: Path, *, count: int, seed: int) -> Path:
+    """Sample `count` images per prompt into one labelled PNG.
 
     The noise of an image depends on the seed, its prompt and its number alone: two iterations of one
     run, sampled with the same seed, start from the same noise.
-
-    Args:
-        iteration: whose generator; None for the newest, 0 for the one before any reward.
 
     Returns:
         The path written, `out`.
     """
     if count < 1 or not prompts:
         raise ConfigError(f"nothing to sample: {len(prompts)} prompts, {count} images each", hint="give --count 1")
-    run = open_run(root)
-    iteration = newest_generator(run) if iteration is None else iteration
-    role, _ = load_generator(run, iteration)
-    images = _draw(run, role, prompts, count=count, keys=Keys(seed, 0))
+    images = _draw(generator, prompts, count=count, keys=Keys(seed, 0))
     rows = [(prompt, list(images[row * count : (row + 1) * count])) for row, prompt in enumerate(prompts)]
-    title = f"{generator_name(iteration)}, iteration {iteration}, {run.config.sampler.steps} NFE, seed {seed}"
+    title = f"{generator.name}, {generator.origin}, {generator.config.sampler.steps} NFE, seed {seed}"
     out.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(rows, title).save(out, format="PNG")
     return out
 
 
-def generator_name(iteration: int) -> str:
-    """As in the result table."""
-    return "tdm-r1" if iteration else "tdm"
-
-
-def _draw(run: Run, role: RoleTensors, prompts: Sequence[str], *, count: int, keys: Keys) -> Tensor:
+def _draw(generator: Generator, prompts: Sequence[str], *, count: int, keys: Keys) -> Tensor:
     """[prompts · count, height, width, 3] uint8, prompt by prompt."""
-    backbone, config = run.backbone, run.config
+    backbone, config = generator.backbone, generator.config
     embedded = backbone.encode_prompts(list(prompts))
     condition = Condition(
         embedded.sequence.repeat_interleave(count, dim=0), embedded.pooled.repeat_interleave(count, dim=0)
     )
     ids = [f"{prompt}/{number}" for prompt in prompts for number in range(count)]
     noise = keys.normals("sample/noise", ids, shape=backbone.latent_shape)
-    weights = Adapter(backbone.base(), config.model.adapter).apply(role)
+    weights = Adapter(backbone.base(), config.model.adapter).apply(generator.role)
     path = trajectory(backbone, noise, condition, weights, config.sampler, config.rollout.microbatch)
     return backbone.decode(path[:, -1])
 
@@ -122,7 +82,7 @@ def diffusers_lora(role: Mapping[str, Tensor], adapter: AdapterConfig) -> dict[s
     scale, found = adapter.alpha / adapter.rank, {}
     for name, tensor in role.items():
         stored = tensor * scale if name.endswith(".lora_B") else tensor
-        found[f"transformer.{name}.weight"] = stored.contiguous()
+        found[f"{PREFIX}{name}{SUFFIX}"] = stored.contiguous()
     return found
 
 
@@ -138,8 +98,8 @@ def stock_sigmas(sampler: SamplerConfig) -> list[float]:
 def export_lora(root: str, out: Path, *, iteration: int | None) -> Path:
     """Write a committed generator as a folder that stock diffusers loads, with a model card.
 
-    The folder holds the LoRA, `scheduler/scheduler_config.json` and README.md, whose code samples without
-    this package.
+    The folder holds the LoRA, `scheduler/scheduler_config.json`, README.md, whose code samples without this
+    package, and run.json, with which `tdm-r1 sample --lora` and `evaluate --lora` open it.
 
     Args:
         iteration: whose generator; None for the newest, 0 for the one before any reward.
@@ -155,7 +115,9 @@ def export_lora(root: str, out: Path, *, iteration: int | None) -> Path:
     scheduler |= {"shift": run.config.sampler.shift, "use_dynamic_shifting": False}
     (out / "scheduler").mkdir(parents=True, exist_ok=True)
     (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
-    save_file(diffusers_lora(role, run.config.model.adapter), out / WEIGHTS_FILE, metadata={"format": "pt"})
+    origin = {"format": "pt", "name": generator_name(iteration), "iteration": str(iteration), "record": manifest.digest}
+    save_file(diffusers_lora(role, run.config.model.adapter), out / WEIGHTS_FILE, metadata=origin)
+    (out / RUN_FILE).write_bytes(config_bytes(run.config))
     (out / "README.md").write_text(model_card(_card(run, out, iteration, manifest)), encoding="utf-8")
     return out
 

@@ -109,7 +109,8 @@ def create_run(root: str, config: RunConfig, *, check_model: bool = False) -> Ru
     store = open_store(root)
     run = Run(store, config)
     if check_model:
-        Adapter(run.backbone.base(), config.model.adapter).check()
+        for adapter in (config.model.adapter, config.surrogate_adapter):
+            Adapter(run.backbone.base(), adapter).check()
     if not store.write_bytes_if_absent(RUN_FILE, config_bytes(config)):
         present = read_config(store)
         if present != config:

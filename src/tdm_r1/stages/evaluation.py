@@ -64,8 +64,8 @@ def guided_row(
     backbone: Backbone,
     config: RunConfig,
 ) -> Row:
-    """A many-step sampler with CFG: the frozen base, or a role such as the surrogate."""
-    weights = {} if role is None else Adapter(backbone.base(), config.model.adapter).apply(role)
+    """A many-step sampler with CFG: the frozen base, or the surrogate."""
+    weights = {} if role is None else Adapter(backbone.base(), config.surrogate_adapter).apply(role)
 
     def sample(noise: Tensor, condition: Condition) -> Tensor:
         return guided_sample(

@@ -130,8 +130,13 @@ class _Trainer:
         noise = shared_noise(self.keys, "reward", groups, *counters, shape=tuple(batch.x.shape[1:]))
         with torch.no_grad():
             x_level = renoise(student.x_next, noise, batch.step.sigma_next, level)
-            v_c, v_null = paired_velocity(self.backbone, x_level, level, batch.condition, self.table.empty, surrogate)
             base = velocity_at(self.backbone, x_level, level, batch.condition, {})
+            if self.section.surrogate_guidance == 1:  # the empty prompt cancels
+                v_c = v_null = velocity_at(self.backbone, x_level, level, batch.condition, surrogate)
+            else:
+                v_c, v_null = paired_velocity(
+                    self.backbone, x_level, level, batch.condition, self.table.empty, surrogate
+                )
             return reward_direction(
                 predict_x0(x_level, v_c, level),
                 predict_x0(x_level, v_null, level),
@@ -228,7 +233,7 @@ def generator_update(
     fake = _optimizer("fake", previous, fake_tensors, config, carry=not first)
     generator = _optimizer("generator", previous, role_tensors(previous.state, "generator"), config, carry=not first)
     trainer = _Trainer(backbone, PromptTable(prompts), adapter, Samples.of(shards), config, keys, MetricLog())
-    learned = effective(adapter, role_tensors(surrogate.state, "surrogate"))
+    learned = effective(Adapter(backbone.base(), config.surrogate_adapter), role_tensors(surrogate.state, "surrogate"))
     for update in range(section.updates):
         for turn in range(section.fake_updates):
             trainer.train_fake(update, turn, fake)

@@ -157,7 +157,7 @@ def held_out_accuracy(
     batch: Trajectories, table: PromptTable, role: RoleTensors, *, backbone: Backbone, config: RunConfig, keys: Keys
 ) -> float:
     """`pair_accuracy` of a surrogate on trajectories that it was not trained on, gains averaged over `probe_draws`."""
-    weights = Adapter(backbone.base(), config.model.adapter).apply(role)
+    weights = Adapter(backbone.base(), config.surrogate_adapter).apply(role)
     gain = torch.zeros(len(batch))
     for draw in range(config.surrogate.probe_draws):
         query = _draw(batch, table, config, keys, -1, draw)
@@ -224,7 +224,7 @@ def surrogate_update(
         window: (iteration, shards) of this iteration and, with `surrogate.replay`, of earlier ones; oldest first.
         previous: the surrogate of the iteration before; None starts from the base.
     """
-    section, adapter = config.surrogate, Adapter(backbone.base(), config.model.adapter)
+    section, adapter = config.surrogate, Adapter(backbone.base(), config.surrogate_adapter)
     kept = [ROLE, *([LAG] if section.ppo_clip else []), *([REFERENCE] if section.reference == "ema" else [])]
     fresh = adapter.new(keys.at(0), ROLE)
     carried = previous if section.warm_start else None
