@@ -18,6 +18,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Presets and their knobs.")
 app.add_typer(config_app, name="config")
 
 Root = Annotated[str, typer.Option(help="Run directory: a local folder, or s3://bucket/prefix.")]
+OptionalRoot = Annotated[str | None, typer.Option("--root", help="Run directory: a local folder, or s3://….")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Set a knob: a.b=VALUE, VALUE as JSON or a bare word.")]
 
 
@@ -110,6 +111,33 @@ def inspect(root: Root) -> None:
 
 
 @app.command()
+def audit(
+    root: OptionalRoot = None,
+    run: Annotated[str | None, typer.Argument(metavar="[ROOT]", help="The same as --root.")] = None,
+    replay: Annotated[
+        str | None, typer.Option(help="Execute again: N, N/STAGE, N/STAGE/SHARD, prompts or base.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="List every record, not only the faulty ones.")] = False,
+    fast: Annotated[bool, typer.Option(help="Hash everything, but load no record.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="One per CPU by default, at most 8.")] = None,
+) -> None:
+    """Verify every byte and the lineage of a run, or replay a stage of it; exit code 1 when something is wrong."""
+    from tdm_r1.runtime.command import audit_run, replay_run
+
+    if (root is None) == (run is None):
+        raise ConfigError("expected one run", hint="write `tdm-r1 audit --root RUN`")
+    place = root or run or ""
+    if replay is not None and (all_ or fast or threads):
+        raise ConfigError("--replay takes none of --all, --fast, --threads", hint="leave them out")
+    if replay is not None:
+        clean = replay_run(place, replay, as_json=json_)
+    else:
+        clean = audit_run(place, load=not fast, threads=threads, all_records=all_, as_json=json_)
+    raise typer.Exit(0 if clean else 1)
+
+
+@app.command()
 def report(
     root: Root,
     out: Annotated[Path | None, typer.Option(help="HTML to write; report.html in the root by default.")] = None,
@@ -121,7 +149,6 @@ def report(
     report_run(root, out, picture)
 
 
-OptionalRoot = Annotated[str | None, typer.Option("--root", help="Run directory: a local folder, or s3://….")]
 Lora = Annotated[str | None, typer.Option(help="Exported generator instead of a run: a folder, or embedded:NAME.")]
 Iteration = Annotated[int | None, typer.Option(help="Whose generator; the newest by default, 0 is TDM.")]
 

@@ -18,20 +18,29 @@ HASH_CHUNK_BYTES = 1 << 20
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in lower-case hex."""
 
+Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
+"""A size or a number of rows."""
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=255)]
+"""A name inside one folder: no separator, not hidden, neither `.` nor `..`."""
+
+Location = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$", max_length=1000)]
+"""Where a record lies below the root."""
+
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class FileEntry(_Frozen):
     """One file of a record."""
 
     sha256: Digest
-    size: int
+    size: Count
     """Bytes."""
-    rows: int | None
+    rows: Count | None
     """Rows of a table; null for any other file."""
-    stored_as: str
+    stored_as: FileName
     """Name inside the location: the file's own, unless another committer's bytes lay there. Not in the digest."""
 
 
@@ -59,8 +68,8 @@ class Manifest(_Frozen):
 
     kind: str
     version: int
-    files: dict[str, FileEntry]
-    parents: dict[str, Digest]
+    files: dict[FileName, FileEntry]
+    parents: dict[Location, Digest]
     """Digest of each parent's manifest by its location."""
     config_digest: str
     """Digest of the configuration section that the stage saw."""
@@ -73,23 +82,35 @@ class Manifest(_Frozen):
         return hashlib.sha256(canonical_json(content)).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """Return indented JSON; it carries the digest, so that a reader notices changed content."""
+        """Return indented JSON; it carries the digest and, over provenance too, a seal: a reader notices any change."""
         body = self.model_dump(mode="json") | {"digest": self.digest}
+        body["seal"] = seal_of(body)
         return json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Parse what `to_bytes` wrote; refuse an unknown kind or version, and changed content."""
+        """Parse what `to_bytes` wrote; refuse an unknown kind or version, and any change.
+
+        A manifest of an earlier version has no seal; then a change of its provenance goes unnoticed.
+        """
         body = _parse_object(data)
         require_known(body.get("kind"), body.get("version"))
+        _require_seal(body)
         recorded = body.pop("digest", None)
         try:
             manifest = cls.model_validate(body)
         except ValidationError as error:
             raise CorruptArtifactError(f"the manifest is not valid: {error}", hint=_REBUILD) from error
+        if set(manifest.files) != set(RECORDS[manifest.kind].files()):
+            raise CorruptArtifactError(
+                f"the manifest lists files {sorted(manifest.files)} "
+                f"but {sorted(RECORDS[manifest.kind].files())} are expected",
+                hint=_REBUILD,
+            )
         if manifest.digest != recorded:
             raise CorruptArtifactError(
-                f"the manifest says its digest is {recorded} but its content hashes to {manifest.digest}", hint=_REBUILD
+                f"the manifest says its digest is {recorded!r:.80} but its content hashes to {manifest.digest}",
+                hint=_REBUILD,
             )
         return manifest
 
@@ -102,16 +123,34 @@ def canonical_json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def seal_of(body: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over the canonical JSON of a whole manifest, without its seal."""
+    return hashlib.sha256(canonical_json({key: body[key] for key in body if key != "seal"})).hexdigest()
+
+
+def _require_seal(body: dict[str, Any]) -> None:
+    """Take the seal off, or refuse; one that is absent is that of an earlier version."""
+    try:
+        sealed, expected = body.pop("seal", None), seal_of(body)
+    except (ValueError, RecursionError) as error:  # NaN, or half of a surrogate pair
+        raise CorruptArtifactError(f"the manifest is not canonical JSON: {error}", hint=_REBUILD) from error
+    if sealed not in (None, expected):
+        raise CorruptArtifactError(
+            f"the manifest says its seal is {sealed!r:.80} but it hashes to {expected}", hint=_REBUILD
+        )
+
+
 def require_known(kind: Any, version: Any) -> None:
     """Refuse a record kind or version that this code cannot read."""
     if not isinstance(kind, str) or kind not in RECORDS:
         raise SchemaError(
-            f"the manifest is of kind {kind!r} but this version knows {sorted(RECORDS)}",
+            f"the manifest is of kind {kind!r:.80} but this version knows {sorted(RECORDS)}",
             hint="read it with the version of tdm-r1 named in its provenance",
         )
-    if version != RECORDS[kind].version:
+    if type(version) is not int or version != RECORDS[kind].version:
         raise SchemaError(
-            f"the manifest holds version {version!r} of `{kind}` but this code reads version {RECORDS[kind].version}",
+            f"the manifest holds version {version!r:.80} of `{kind}` "
+            f"but this code reads version {RECORDS[kind].version}",
             hint="read it with the version of tdm-r1 named in its provenance, or start a new run",
         )
 
@@ -128,7 +167,7 @@ def sha256_of(path: Path) -> str:
 def _parse_object(data: bytes) -> dict[str, Any]:
     try:
         body = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptArtifactError(f"the manifest is not JSON: {error}", hint=_REBUILD) from error
     if not isinstance(body, dict):
         raise CorruptArtifactError("the manifest is not a JSON object", hint=_REBUILD)

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tdm_r1.errors import ArtifactError, ConfigError, StorageFullError, TdmR1Error
 
@@ -47,6 +47,14 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted keys under the folder `prefix`; an empty prefix lists all."""
+
+
+@runtime_checkable
+class ShowsUnfinished(Protocol):
+    """A store that can also name what no reader of it sees."""
+
+    def unfinished(self) -> list[str]:
+        """Return the sorted names, below the root, of writes and deletes that never ended."""
 
 
 def open_store(root: str) -> Store:
@@ -102,6 +110,10 @@ class LocalStore:
         with suppress(FileNotFoundError):
             folder.rename(doomed)  # all of it vanishes at once: no reader sees a half-deleted record
             shutil.rmtree(doomed)
+
+    def unfinished(self) -> list[str]:
+        files = (p.relative_to(self._path) for p in self._path.rglob("*") if p.is_file())
+        return sorted(p.as_posix() for p in files if any(is_temporary(part) for part in p.parts))
 
     def list(self, prefix: str) -> list[str]:
         folder = self._at(prefix) if prefix else self._path

@@ -1,4 +1,4 @@
-"""The commands `stage`, `run` and `inspect`."""
+"""The commands `stage`, `run`, `inspect` and `audit`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from tdm_r1.artifacts.records import Evaluation
 from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.config import RunConfig
 from tdm_r1.kfp_outputs import parse_executor_input, write_outputs
+from tdm_r1.runtime import audit_report
+from tdm_r1.runtime.audit import audit
 from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.history import REPORT_FILE, write_report
 from tdm_r1.runtime.layout import Task, all_tasks, evaluation_due
 from tdm_r1.runtime.loop import in_process, isolated, loop
+from tdm_r1.runtime.replay import replay
 from tdm_r1.runtime.results import RESULT_FILE, write_result
 from tdm_r1.runtime.run import Run, create_run, open_run
 from tdm_r1.statistics import OVERALL
@@ -98,3 +101,25 @@ def show_run(root: str) -> None:
         table.add_row(task.location, str(rows), f"{size:,}", f"{manifest.provenance.seconds:.2f}", manifest.digest[:16])
     console.OUT.print(table)
     console.OUT.print(f"{committed} of {len(tasks)} records committed" + (", STOP is set" if run.stopped else ""))
+
+
+def audit_run(root: str, *, load: bool, threads: int | None, all_records: bool, as_json: bool) -> bool:
+    """Print what an audit found; True when nothing is wrong."""
+    report = audit(root, load=load, threads=threads)
+    if as_json:
+        print(audit_report.as_json(report))
+    else:
+        audit_report.show(report, all_records=all_records)
+    return report.clean
+
+
+def replay_run(root: str, text: str, *, as_json: bool) -> bool:
+    """Print how each replayed record compares; True when all are identical."""
+    if as_json:
+        found = replay(root, text)
+        print(audit_report.replays_as_json(found))
+    else:
+        with console.bar() as progress:
+            found = replay(root, text, progress=console.track(progress))
+        audit_report.show_replays(found)
+    return all(record.identical for record in found)

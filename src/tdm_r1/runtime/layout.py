@@ -110,3 +110,20 @@ def generator_before(iteration: int) -> Task:
 def generator_after(iteration: int) -> Task:
     """Whose generator iteration n leaves; iteration 0 is stage 0's."""
     return Task("generator_update", iteration) if iteration else Task("distill_base")
+
+
+def parents_of(task: Task, config: RunConfig) -> list[Task]:
+    """Which records a task is made from."""
+    n = task.iteration
+    rolled, learned = shard_tasks("rollout", n, config), Task("surrogate_update", n)
+    scored = [shard for i in window(n, config) for stage in SHARDED for shard in shard_tasks(stage, i, config)]
+    parents = {
+        "encode_prompts": [],
+        "distill_base": [],
+        "rollout": [generator_before(n)],
+        "reward_scoring": [Task("rollout", n, task.shard)],
+        "surrogate_update": [*([Task("surrogate_update", n - 1)] if n > 1 else []), *scored],
+        "generator_update": [*rolled, learned, generator_before(n)],
+        "evaluation": [generator_after(n), *([learned] if n and config.evaluation.surrogate_steps else [])],
+    }[task.stage]
+    return parents if task.stage == "encode_prompts" else [Task("encode_prompts"), *parents]

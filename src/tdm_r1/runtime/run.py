@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,7 +53,7 @@ class Run:
     @cached_property
     def config_digest(self) -> str:
         """SHA-256 of the resolved configuration."""
-        return hashlib.sha256(canonical_json(self.config.model_dump(mode="json"))).hexdigest()
+        return digest_of(self.config.model_dump(mode="json"))
 
     @property
     def stopped(self) -> bool:
@@ -89,6 +90,11 @@ class Run:
 
     def manifest(self, task: Task) -> Manifest:
         return require_manifest(self.store, task.location)
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration, as every manifest records it."""
+    return hashlib.sha256(canonical_json(values)).hexdigest()
 
 
 def config_bytes(config: RunConfig) -> bytes:

@@ -1,0 +1,163 @@
+"""What an audit costs beside plain hashing of the same files, as ratios measured side by side in one run.
+
+    python benchmarks/audit.py [--root RUN] [--iterations 6] [--threads 2] [--repeats 5]
+
+fast: `tdm-r1 audit --fast` against SHA-256 of the same files by the same number of threads; a ratio of throughputs.
+full: the same for an audit that also loads every record.
+Without --root, a run of synthetic records (about 55 MB per iteration) is committed to a temporary directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tdm_r1.artifacts.codec import Record
+from tdm_r1.artifacts.manifest import Provenance, sha256_of
+from tdm_r1.artifacts.records import Base, Evaluation, GeneratorState, PromptSet, Rewards, Rollout, SurrogateState
+from tdm_r1.artifacts.repository import commit
+from tdm_r1.presets import resolve
+from tdm_r1.runtime.audit import audit
+from tdm_r1.runtime.layout import all_tasks, parents_of
+from tdm_r1.runtime.run import create_run
+
+SAMPLES = 512
+"""Per shard."""
+WEIGHTS = 1_000_000
+"""Per role."""
+
+
+def training(kind: type[SurrogateState] | type[GeneratorState] | type[Base], role: str) -> Record:
+    return kind(
+        state={f"{role}/w": torch.randn(WEIGHTS)},
+        optimizer={f"{role}/w.exp_avg": torch.randn(WEIGHTS), f"{role}/w.exp_avg_sq": torch.rand(WEIGHTS)},
+        metrics=kind.table("metrics", step=[0], name=["loss"], value=[0.5]),
+    )
+
+
+def evaluation() -> Record:
+    cells = {"name": ["tdm"], "nfe": [4], "tag": ["overall"], "count": [1], "value": [0.5], "low": [0.4], "high": [0.6]}
+    samples = dict.fromkeys(("name", "prompt_id", "text", "tag"), ["x"] * 300)
+    verdicts: dict[str, Any] = {"correct": [True] * 300, "strict": [True] * 300, "score": [1.0] * 300}
+    return Evaluation(
+        metrics=Evaluation.table("metrics", **cells),
+        samples=Evaluation.table("samples", **samples, **verdicts),
+        image=torch.randint(0, 256, (300, 32, 32, 3), dtype=torch.uint8),
+        report="<html></html>",
+    )
+
+
+def prompt_set() -> Record:
+    row = {"prompt_id": ["p0"], "text": ["a"], "tag": ["t"], "split": ["train"], "metadata": ["{}"]}
+    embeddings = {"sequence": torch.randn(500, 8, 64), "pooled": torch.randn(500, 64)}
+    return PromptSet(prompts=PromptSet.table("prompts", **row, embedding=[1]), embeddings=embeddings)
+
+
+def names() -> dict[str, Any]:
+    return {"sample_id": [f"s{n}" for n in range(SAMPLES)], "prompt_id": ["p0"] * SAMPLES, "group": [0] * SAMPLES}
+
+
+def rollout() -> Record:
+    images = torch.randint(0, 256, (SAMPLES, 32, 32, 3), dtype=torch.uint8)
+    return Rollout(index=Rollout.table("index", **names()), images=images, states=torch.randn(SAMPLES, 5, 4, 16, 16))
+
+
+def rewards() -> Record:
+    verdict: dict[str, Any] = {"reward": 1.0, "correct": True, "strict": True, "parts": [], "error": None}
+    return Rewards(rewards=Rewards.table("rewards", **names(), **{name: [v] * SAMPLES for name, v in verdict.items()}))
+
+
+SYNTHETIC: dict[str, Callable[[], Record]] = {
+    "encode_prompts": prompt_set,
+    "rollout": rollout,
+    "reward_scoring": rewards,
+    "surrogate_update": lambda: training(SurrogateState, "surrogate"),
+    "generator_update": lambda: training(GeneratorState, "generator"),
+    "distill_base": lambda: training(Base, "generator"),
+    "evaluation": evaluation,
+}
+"""A valid record of each stage, of content that does not compress."""
+
+
+def build(root: str, iterations: int) -> None:
+    """Commit every record of a run of this length."""
+    overrides = {"iterations": iterations, "rollout.groups": 16, "rollout.shards": 2, "evaluation.every": 1}
+    run = create_run(root, resolve("plane", overrides))
+    now = datetime.now(UTC)
+    provenance = Provenance(
+        code_version="0", libraries={}, device="cpu", threads=1, started=now, finished=now, seconds=1.0, seed_root=0
+    )
+    for task in all_tasks(run.config):
+        parents = {parent.location: run.manifest(parent).digest for parent in parents_of(task, run.config)}
+        given: dict[str, Any] = {"config_digest": run.config_digest, "provenance": provenance}
+        commit(run.store, task.location, SYNTHETIC[task.stage](), parents=parents, **given)
+
+
+def plain(files: Sequence[Path], threads: int) -> None:
+    """Hash the files and nothing else."""
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(sha256_of, files))
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def measure(root: str, *, load: bool, threads: int, repeats: int) -> dict[str, float]:
+    """Median of interleaved repeats, after one warm-up of each; the audit must be clean."""
+    report = audit(root, load=load, threads=threads)
+    assert report.clean, report.faults
+    files = [path for path in sorted(Path(root).rglob("*")) if path.is_file()]
+    plain(files, threads)
+    pairs = [
+        (seconds(lambda: audit(root, load=load, threads=threads)), seconds(lambda: plain(files, threads)))
+        for _ in range(repeats)
+    ]
+    ours, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
+    size = sum(path.stat().st_size for path in files) / 1e6
+    return {
+        "MB": round(size, 1),
+        "files": len(files),
+        "MB_per_second": round(size / ours, 1),
+        "plain_MB_per_second": round(size / bare, 1),
+        "ratio": round(bare / ours, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", help="an existing run; it is only read")
+    parser.add_argument("--iterations", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = arguments.root or f"{scratch}/run"
+        if arguments.root is None:
+            build(root, arguments.iterations)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        options = {"threads": arguments.threads, "repeats": arguments.repeats}
+        report: dict[str, Any] = {"threads": arguments.threads}
+        report["fast"] = measure(root, load=False, **options)
+        report["fast"]["MB_of_memory_added"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+        report["full"] = measure(root, load=True, **options)
+        report["full"]["MB_of_memory_added"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
