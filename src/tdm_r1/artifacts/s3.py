@@ -1,8 +1,10 @@
 """Object storage as a store: every write of a record is conditional, every read and write is in parts.
 
-boto3's own transfer manager uploads without conditions (its allowed arguments have no `IfNoneMatch`), so
-that a big file is uploaded here in parts, and only `CompleteMultipartUpload` carries `If-None-Match: *`:
-until then no reader sees anything of it.
+What must have one winner (manifests, `run.json`, files up to `PART_BYTES`) is one `PutObject` with
+`If-None-Match: *`. A larger file is uploaded in parts; until `CompleteMultipartUpload` no reader sees
+anything of it. That request carries the condition too, but not every server evaluates it atomically
+(SeaweedFS 4.48 let two of three simultaneous uploads win), so that `is_exclusive` says no, and `repository`
+gives such a file a name with its hash. boto3's own transfer manager has no conditions for uploads.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,7 +75,7 @@ class S3Store:
         raise AssertionError("unreachable")
 
     def require_writable(self) -> None:
-        """Probe, once per opened store, that the bucket refuses a second write of one key, whole and in parts.
+        """Probe, once per opened store, that the bucket refuses a second write of one key.
 
         Raises:
             ConfigError: when it overwrites, or does not know the condition.
@@ -83,38 +85,19 @@ class S3Store:
                 return
             path = self._at(f".probe.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
             with self._errors(""):
-                first = self._if_absent(path, lambda token: self._put(path, b"probe", token))
+                once = self._if_absent(path, lambda token: self._put(path, b"probe", token))
                 try:
-                    self._probe(path, first)
+                    twice = self._if_absent(path, lambda token: self._put(path, b"probe", token))
                 finally:
                     self._client.delete_object(Bucket=self._bucket, Key=path)
+            if twice or not once:
+                found = "ignores" if once else "refuses every"
+                raise ConfigError(
+                    f"bucket `{self._bucket}` {found} `If-None-Match: *`, so two writers of one record could both win",
+                    hint="use a server with conditional writes, such as AWS S3 or SeaweedFS; "
+                    "docs/operations/storage.md has a list. A proxy in between may drop the header",
+                )
             self._writable = True
-
-    def _probe(self, path: str, first: bool) -> None:
-        whole = self._refused(lambda token: self._put(path, b"other", token))
-        parts = self._refused(lambda token: self._put_parts(path, [lambda: b"other"], token))
-        if first and whole and parts:
-            return
-        if not first:
-            found = "refuses every conditional write"
-        else:
-            found = "ignores `If-None-Match: *`" + (" on multipart uploads" if whole else "")
-        raise ConfigError(
-            f"bucket `{self._bucket}` {found}, so two writers of one record could both win",
-            hint="use a server with conditional writes, such as AWS S3 or SeaweedFS; docs/operations/storage.md "
-            "has a list. A proxy in between may drop the header",
-        )
-
-    def _refused(self, write: Callable[[str], None]) -> bool:
-        from botocore.exceptions import ClientError
-
-        try:
-            write(uuid.uuid4().hex)
-        except ClientError as error:
-            if status_of(error.response) in (409, 412):
-                return True
-            raise
-        return False
 
     def write_bytes_if_absent(self, key: str, data: bytes) -> bool:
         path = self._at(key)
@@ -127,11 +110,14 @@ class S3Store:
         path, size = self._at(key), local.stat().st_size
         self.require_writable()
         with self._errors(key):
-            if size <= PART_BYTES:
+            if self.is_exclusive(size):
                 return self._if_absent(path, lambda token: self._put(path, local.read_bytes(), token))
             if self._head(path) is not None:
-                return False  # saves the upload; the condition below is what decides
+                return False  # saves the upload
             return self._if_absent(path, lambda token: self._put_parts(path, slices(local, size), token))
+
+    def is_exclusive(self, size: int) -> bool:
+        return size <= PART_BYTES
 
     def overwrite(self, key: str, data: bytes) -> None:
         with self._errors(key):
@@ -170,7 +156,7 @@ class S3Store:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=folder)
         return (item["Key"] for page in pages for item in page.get("Contents", []))
 
-    def _delete(self, paths: list[str]) -> None:
+    def _delete(self, paths: Sequence[str]) -> None:
         doomed: Any = {"Objects": [{"Key": path} for path in paths], "Quiet": True}
         failed = self._client.delete_objects(Bucket=self._bucket, Delete=doomed).get("Errors", [])
         if failed:
@@ -247,7 +233,7 @@ class S3Store:
     def _put(self, path: str, data: bytes, token: str) -> None:
         self._client.put_object(Bucket=self._bucket, Key=path, Body=data, IfNoneMatch="*", Metadata={WRITER: token})
 
-    def _put_parts(self, path: str, parts: list[Callable[[], bytes]], token: str) -> None:
+    def _put_parts(self, path: str, parts: Sequence[Callable[[], bytes]], token: str) -> None:
         """Upload an object in parts, each read when its turn comes; on a failure nothing of it stays."""
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -256,8 +242,10 @@ class S3Store:
 
         def send(number: int) -> CompletedPartTypeDef:
             answer = self._client.upload_part(**where, PartNumber=number, Body=parts[number - 1]())
-            checksum: Any = {name: answer[name] for name in ("ChecksumCRC32",) if name in answer}  # type: ignore[literal-required]
-            return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
+            part: CompletedPartTypeDef = {"PartNumber": number, "ETag": answer["ETag"]}
+            if "ChecksumCRC32" in answer:  # what boto3 sends by default, and AWS then wants back
+                part["ChecksumCRC32"] = answer["ChecksumCRC32"]
+            return part
 
         try:
             with ThreadPoolExecutor(PARALLEL) as pool:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
@@ -28,11 +29,25 @@ DEFAULT_REGION: Final = "us-east-1"
 ADDRESSING: Final = "TDM_R1_S3_ADDRESSING"
 
 FULL = frozenset({"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage"})
-WRONG_CLOCK = "RequestTimeTooSkewed"
-THROTTLES = frozenset({"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout"})
 CONFLICTS = frozenset({"ConditionalRequestConflict", "OperationAborted"})
+PASSING = CONFLICTS | {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout"}
+PASSING |= {"NoSuchUpload"}  # somebody aborted our upload
 AGAIN = "run the same command again: what is committed stays, and nothing else counts"
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+RENEW = "renew the session token of the credentials"
+HINTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "NoSuchBucket": "create the bucket, or correct --root",
+        "RequestTimeTooSkewed": "set this machine's clock",
+        "ExpiredToken": RENEW,
+        "ExpiredTokenException": RENEW,
+        "InvalidToken": RENEW,
+        "AccessDenied": "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the role, and its policy; "
+        "docs/operations/storage.md lists what a reader, writer and auditor need",
+        "else": "see the table of servers in docs/operations/storage.md",
+    }
+)
+"""What to do, by S3's error code."""
 
 
 def parse_root(root: str) -> tuple[str, str]:
@@ -129,22 +144,11 @@ def _answered(response: Any, operation: str, target: str) -> TdmR1Error:
     said = f"{operation} was answered with {status} {code}".rstrip()
     if code in FULL or status == 507:
         return StorageFullError(f"no space is left for `{target}`: {said}", hint="free some space or raise the quota")
-    if code in THROTTLES | CONFLICTS or status == 429 or (status >= 500 and status != 501):
+    if code in PASSING or status == 429 or (status >= 500 and status != 501):
         return TemporaryStorageError(f"`{target}` failed after all retries: {said}", hint=AGAIN)
-    if code == "NoSuchUpload":
-        return TemporaryStorageError(f"the upload of `{target}` was aborted by somebody else: {said}", hint=AGAIN)
-    if code == "NoSuchBucket":
-        return ConfigError(f"`{target}`: there is no such bucket", hint="create the bucket, or correct --root")
-    if code == WRONG_CLOCK:
-        return ConfigError(f"`{target}` was refused: {said}", hint="set this machine's clock")
-    if code in ("ExpiredToken", "ExpiredTokenException", "InvalidToken"):
-        return ConfigError(f"`{target}` was refused: {said}", hint="renew the session token of the credentials")
-    if status in (401, 403):
-        return ConfigError(
-            f"access to `{target}` was denied: {said}",
-            hint="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or the role, and its policy (docs/operations/storage.md)",
-        )
-    return ConfigError(f"`{target}` was refused: {said}", hint="see `endpoints` in docs/operations/storage.md")
+    denied = status in (401, 403) and code not in HINTS.keys() - {"AccessDenied"}
+    hint = HINTS.get(code, HINTS["AccessDenied" if denied else "else"])
+    return ConfigError(f"access to `{target}` was {'denied' if denied else 'refused'}: {said}", hint=hint)
 
 
 def _unanswered(error: Exception, target: str, endpoint: str) -> TdmR1Error:

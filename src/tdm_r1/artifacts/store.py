@@ -41,7 +41,13 @@ class Store(Protocol):
         """Store `data` unless the key exists; True when this call stored it. At most one writer wins."""
 
     def put_file_if_absent(self, local: Path, key: str) -> bool:
-        """Store the content of `local` unless the key exists; True when this call stored it."""
+        """Store the content of `local` unless the key exists; True when this call stored it.
+
+        At most one of simultaneous writers wins if the size `is_exclusive`; else their content must be equal.
+        """
+
+    def is_exclusive(self, size: int) -> bool:
+        """Whether files of so many bytes are put so that at most one of simultaneous writers wins."""
 
     def overwrite(self, key: str, data: bytes) -> None:
         """Store `data` whether or not the key exists: for `result.json` and pages, never for a record."""
@@ -118,6 +124,10 @@ class LocalStore:
         with self._fresh(key) as temporary:
             shutil.copyfile(local, temporary)
             return link_durably(temporary, self._at(key))
+
+    def is_exclusive(self, size: int) -> bool:
+        del size  # a link is exclusive whatever it names
+        return True
 
     def overwrite(self, key: str, data: bytes) -> None:
         with self._fresh(key) as temporary:
