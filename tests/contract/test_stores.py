@@ -296,6 +296,5 @@ def test_a_file_of_any_size_travels_in_bounded_memory(s3_root: str, tmp_path: Pa
         file.truncate(24 * PART_BYTES)
     command = [sys.executable, "-c", PUT_AND_FETCH, s3_root, str(tmp_path / "big")]
     grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) << 10
-    print(grown / PART_BYTES)
     assert grown < 12 * PART_BYTES
     assert sha256_of(tmp_path / "back") == sha256_of(tmp_path / "big")
