@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -64,11 +65,13 @@ def test_every_command_reads_a_run_on_s3(s3_root: str, finished: Path, tmp_path:
     assert tdm_r1("report", "--root", s3_root, "--out", str(tmp_path / "page.html")) == 0
     assert (tmp_path / "page.html").read_bytes() == (finished / "report.html").read_bytes()
     assert tdm_r1("report", "--root", s3_root) == 0
-    prompt = ["--prompt", "class 0", "--count", "1"]
-    for name, root in (("there.png", s3_root), ("here.png", str(finished))):
-        assert tdm_r1("sample", "--root", root, *prompt, "--out", str(tmp_path / name)) == 0
-    assert (tmp_path / "there.png").read_bytes() == (tmp_path / "here.png").read_bytes()
-    assert tdm_r1("evaluate", "--root", s3_root, "--prompts", "6", "--out", str(tmp_path / "e.json")) == 0
+    assert tdm_r1("sample", "--root", s3_root, "--prompt", "class 0", "--out", str(tmp_path / "there.png")) == 0
+    rows = []
+    for name, root in (("there", s3_root), ("here", str(finished))):
+        out = tmp_path / f"{name}.json"
+        assert tdm_r1("evaluate", "--root", root, "--prompts", "6", "--out", str(out)) == 0
+        rows.append(json.loads(out.read_text())["rows"])
+    assert rows[0] == rows[1]
     capsys.readouterr()
     assert tdm_r1("export", "--root", s3_root, "--out", str(tmp_path / "export")) == 2
     assert "is no diffusers pipeline" in capsys.readouterr().err  # read, and refused as a local run of the plane is
