@@ -85,6 +85,7 @@ class S3Store:
                 return
             path = self._at(f".probe.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
             with self._errors(""):
+                self._require_bucket()  # some servers make a missing one at the first write
                 once = self._if_absent(path, lambda token: self._put(path, b"probe", token))
                 try:
                     twice = self._if_absent(path, lambda token: self._put(path, b"probe", token))
