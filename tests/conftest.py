@@ -6,11 +6,13 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded, here and in every process that a test starts
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.s3 import Server, seaweedfs
 from tests.support import once, plane_run, tdm_r1
 
 
@@ -48,3 +50,18 @@ def finished(shared: Path) -> Path:
         assert tdm_r1(*plane_run(root)) == 0
 
     return once(shared / "finished", build)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real S3 server of this worker's own."""
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_root(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A root with nothing in it, reachable through the environment."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.fresh_root()

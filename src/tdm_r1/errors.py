@@ -11,6 +11,7 @@ TdmR1Error                      exit code
 ├── NumericalError              2   a loss term is NaN or infinite
 ├── StorageFullError            2   no space left where the record should go
 └── TemporaryError              75  the same command may succeed later
+    └── TemporaryStorageError   75  object storage throttles, fails or cannot be reached
 
 Exit code 2 means: do not retry. Exit code 75 means: retry. Any other exception is a crash.
 """
@@ -85,3 +86,7 @@ class TemporaryError(TdmR1Error):
     """A fault that may pass by itself: the same command may succeed later."""
 
     exit_code: ClassVar[int] = 75
+
+
+class TemporaryStorageError(TemporaryError):
+    """Object storage throttles, fails or cannot be reached, also after all retries."""

@@ -108,7 +108,9 @@ def test_a_source_that_holds_no_model_leaves_no_trace(source: str, tmp_path: Pat
     assert not root.exists()
 
 
-@pytest.mark.parametrize("root", ["", "s3://bucket/run", "ftp://host/run"])
+@pytest.mark.parametrize(
+    "root", ["", "s3://", "s3://No_Bucket/run", "s3://bucket/a//b", "s3://bucket/../b", "ftp://host/run"]
+)
 def test_a_root_that_cannot_be_opened_is_refused(root: str, tmp_path: Path, capsys: Capture) -> None:
     refused(capsys, tmp_path, "run", "--root", root, "--preset", "plane")
 

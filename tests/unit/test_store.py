@@ -147,7 +147,9 @@ def test_a_key_cannot_leave_the_root(key: str, store: Store) -> None:
         store.write_bytes_if_absent(key, b"")
 
 
-@pytest.mark.parametrize("root", ["s3://bucket/runs/a", "ftp://host/a", ""])
+@pytest.mark.parametrize(
+    "root", ["s3://", "s3://Bucket/runs/a", "s3://bucket/a//b", "s3://bucket/../b", "ftp://host/a", ""]
+)
 def test_a_root_that_is_no_path_is_refused_with_a_hint(root: str) -> None:
     with pytest.raises(ConfigError) as caught:
         open_store(root)

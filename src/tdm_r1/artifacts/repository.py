@@ -125,9 +125,12 @@ def store_file(store: Store, location: str, local: Path, entry: FileEntry) -> st
     """Store one file without overwriting, and return its name in `location`.
 
     Other bytes under its own name are either left by a failed stage or being committed by a rival
-    right now. Nobody can tell, so they stay, and this file gets its hash in front of its name.
+    right now. Nobody can tell, so they stay, and this file gets its hash in front of its name. Where the
+    store cannot exclude a rival, as for a multipart upload, it gets it at once: then a rival who writes
+    the same key at the same moment writes the same bytes.
     """
-    for name in (local.name, f"{entry.sha256[:16]}.{local.name}"):
+    addressed = f"{entry.sha256[:16]}.{local.name}"
+    for name in (local.name, addressed) if store.is_exclusive(entry.size) else (addressed,):
         key = f"{location}/{name}"
         if store.put_file_if_absent(local, key) or holds(store, key, entry):
             return name

@@ -1,7 +1,8 @@
-"""Where bytes lie: a small interface, and a local directory behind it.
+"""Where bytes lie: a small interface, and a local directory behind it; `s3.py` is the other one.
 
-A key is a relative POSIX path such as `iter-00042/rollout/shard-0003/part.parquet`. An object is
-never changed once it is there: both ways to write one refuse a key that exists.
+A key is a relative POSIX path such as `iter-00042/rollout/shard-0003/part.parquet`. What belongs to a
+record is never changed once it is there: both ways to write it refuse a key that exists. `overwrite`
+is for pages that are made from records, and can be made again.
 """
 
 from __future__ import annotations
@@ -33,14 +34,30 @@ class Store(Protocol):
 
     def read_bytes(self, key: str) -> bytes: ...
 
+    def require_writable(self) -> None:
+        """Refuse a store in which two writers of one key could both win; called before work begins."""
+
     def write_bytes_if_absent(self, key: str, data: bytes) -> bool:
         """Store `data` unless the key exists; True when this call stored it. At most one writer wins."""
 
     def put_file_if_absent(self, local: Path, key: str) -> bool:
-        """Store the content of `local` unless the key exists; True when this call stored it."""
+        """Store the content of `local` unless the key exists; True when this call stored it.
+
+        At most one of simultaneous writers wins if the size `is_exclusive`; else their content must be equal.
+        """
+
+    def is_exclusive(self, size: int) -> bool:
+        """Whether files of so many bytes are put so that at most one of simultaneous writers wins."""
+
+    def overwrite(self, key: str, data: bytes) -> None:
+        """Store `data` whether or not the key exists: for `result.json` and pages, never for a record."""
 
     def fetch(self, key: str, local: Path) -> None:
-        """Make the object readable at the path `local`, which must not exist. Do not write to it."""
+        """Make the object readable at the path `local`, which must not exist. Do not write to it.
+
+        An object never passes through memory whole: a local file is linked, an S3 object is copied part
+        by part into a file of its own size. Records are then read from there, tables by row group.
+        """
 
     def delete_prefix(self, prefix: str) -> None:
         """Delete every object under the folder `prefix`; none there is fine."""
@@ -58,16 +75,29 @@ class ShowsUnfinished(Protocol):
 
 
 def open_store(root: str) -> Store:
-    """Open the store at `root`: a path, absolute or relative to the working directory."""
+    """Open the store at `root`: `s3://bucket/prefix`, or a path, absolute or relative to the working directory."""
     scheme, separator, _ = root.partition("://")
+    if separator and scheme == "s3":
+        from tdm_r1.artifacts.s3 import S3Store
+
+        return S3Store(root)
     if separator:
-        reason = "object storage is not built in yet" if scheme == "s3" else "only a path is known"
-        raise ConfigError(f"root `{root}` cannot be opened: {reason}", hint="give the path of a local directory")
+        raise ConfigError(
+            f"a root of scheme `{scheme}` cannot be opened: `s3://bucket/prefix` or a path is expected",
+            hint="give an s3:// address or the path of a local directory",
+        )
     if not root:
         raise ConfigError("root is empty", hint="give the path of a local directory, such as `runs/a`")
     if Path(root).exists() and not Path(root).is_dir():
         raise ConfigError(f"root `{root}` is a file", hint="give the path of a directory, there or not yet")
     return LocalStore(root)
+
+
+def require_key(key: str) -> str:
+    """Return `key`, or refuse what could leave the root."""
+    if key != PurePosixPath(key).as_posix() or key.startswith(("/", "\\")) or ".." in key.split("/") or key == ".":
+        raise ArtifactError(f"`{key}` is not a key: a relative POSIX path without `..` is expected")
+    return key
 
 
 class LocalStore:
@@ -88,6 +118,9 @@ class LocalStore:
         with self._found(key) as path:
             return path.read_bytes()
 
+    def require_writable(self) -> None:
+        """A file system's link refuses a name that exists: nothing to probe."""
+
     def write_bytes_if_absent(self, key: str, data: bytes) -> bool:
         with self._fresh(key) as temporary:
             temporary.write_bytes(data)
@@ -99,6 +132,17 @@ class LocalStore:
         with self._fresh(key) as temporary:
             shutil.copyfile(local, temporary)
             return link_durably(temporary, self._at(key))
+
+    def is_exclusive(self, size: int) -> bool:
+        del size  # a link is exclusive whatever it names
+        return True
+
+    def overwrite(self, key: str, data: bytes) -> None:
+        with self._fresh(key) as temporary:
+            temporary.write_bytes(data)
+            _fsync(temporary)
+            temporary.replace(self._at(key))
+            _fsync(self._at(key).parent)
 
     def fetch(self, key: str, local: Path) -> None:
         with self._found(key) as path:
@@ -121,9 +165,7 @@ class LocalStore:
         return sorted(p.as_posix() for p in files if not any(is_temporary(part) for part in p.parts))
 
     def _at(self, key: str) -> Path:
-        if key != PurePosixPath(key).as_posix() or key.startswith(("/", "\\")) or ".." in key.split("/") or key == ".":
-            raise ArtifactError(f"`{key}` is not a key: a relative POSIX path without `..` is expected")
-        return self._path / key
+        return self._path / require_key(key)
 
     @contextmanager
     def _found(self, key: str) -> Iterator[Path]:

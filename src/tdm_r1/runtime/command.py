@@ -14,7 +14,7 @@ from tdm_r1.kfp_outputs import parse_executor_input, write_outputs
 from tdm_r1.runtime import audit_report
 from tdm_r1.runtime.audit import audit
 from tdm_r1.runtime.execute import execute
-from tdm_r1.runtime.history import REPORT_FILE, write_report
+from tdm_r1.runtime.history import write_report
 from tdm_r1.runtime.layout import Task, all_tasks, evaluation_due
 from tdm_r1.runtime.loop import in_process, isolated, loop
 from tdm_r1.runtime.replay import replay
@@ -58,15 +58,13 @@ def run_loop(root: str, config: RunConfig | None, *, isolate: bool) -> None:
     outcome = write_result(run)
     title = f"{outcome['prompts']} held-out prompts, iteration {outcome['iterations']}, seed {outcome['seed']}"
     console.OUT.print(console.result_table(outcome["rows"], title))
-    console.OUT.print(f"result  {root}/{RESULT_FILE}", soft_wrap=True)
-    if "://" not in root:
-        report_run(root, None, None, run=run)
+    console.OUT.print(f"result  {run.root}/{RESULT_FILE}", soft_wrap=True)
+    report_run(root, None, None, run=run)
 
 
 def report_run(root: str, out: Path | None, picture: Path | None, *, run: Run | None = None) -> None:
-    """Write the page of a whole run; without `out` it becomes `report.html` in a local root, or here."""
-    page = out or (Path(REPORT_FILE) if "://" in root else Path(root, REPORT_FILE))
-    write_report(run or open_run(root), page, picture)
+    """Write the page of a whole run; without `out` it becomes `report.html` in the root."""
+    page = write_report(run or open_run(root), out, picture)
     console.OUT.print(f"report  {page}" + (f"\npicture {picture}" if picture else ""), soft_wrap=True)
 
 

@@ -165,6 +165,7 @@ def execute(run: Run, task: Task, *, progress: Progress = silent) -> Manifest:
     present = read_manifest(run.store, task.location)
     if present is not None:
         return present
+    run.store.require_writable()
     started, clock = datetime.now(UTC), time.monotonic()
     inputs = Inputs(run, task, progress)
     record = CALLS[task.stage](inputs)

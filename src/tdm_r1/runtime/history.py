@@ -27,17 +27,25 @@ PER_TAG = 4
 UPDATES = ("surrogate_update", "generator_update")
 
 
-def write_report(run: Run, out: Path, picture: Path | None = None) -> None:
-    """Write the run's page, and if asked its picture.
+def write_report(run: Run, out: Path | None, picture: Path | None = None) -> str:
+    """Write the run's page, and if asked its picture; return where the page is.
+
+    Args:
+        out: local file; None for `report.html` beside the records.
 
     Raises:
         MissingParentError: when no evaluation is committed.
     """
     history = read_history(run)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(run_page(history), encoding="utf-8")
+    page = run_page(history)
+    if out is None:
+        run.store.overwrite(REPORT_FILE, page.encode())
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
     if picture is not None:
         save_picture(history, picture)
+    return f"{run.root}/{REPORT_FILE}" if out is None else str(out)
 
 
 def read_history(run: Run) -> History:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from tdm_r1.artifacts.records import Evaluation
@@ -77,7 +76,7 @@ def result(run: Run) -> dict[str, Any]:
 
 
 def write_result(run: Run) -> dict[str, Any]:
-    """Write `result.json` into a local root and return its content."""
+    """Write `result.json` beside the records and return its content."""
     content = result(run)
-    Path(run.root, RESULT_FILE).write_text(json.dumps(content, indent=2) + "\n")
+    run.store.overwrite(RESULT_FILE, json.dumps(content, indent=2).encode() + b"\n")
     return content

@@ -7,7 +7,6 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -117,6 +116,7 @@ def create_run(root: str, config: RunConfig, *, check_model: bool = False) -> Ru
     if check_model:
         for adapter in (config.model.adapter, config.surrogate_adapter):
             Adapter(run.backbone.base(), adapter).check()
+    store.require_writable()
     if not store.write_bytes_if_absent(RUN_FILE, config_bytes(config)):
         present = read_config(store)
         if present != config:
@@ -162,7 +162,3 @@ def first_difference(present: RunConfig, wanted: RunConfig) -> str:
         return None if a == b else f"{path.lstrip('.')} is {a!r} there and {b!r} here"
 
     return walk(present.model_dump(), wanted.model_dump(), "") or "nothing differs"
-
-
-def local_root(root: str) -> Path:
-    return Path(root)

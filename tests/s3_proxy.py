@@ -1,0 +1,106 @@
+"""A proxy on the loopback in front of a real S3 server, for the ways in which servers and networks misbehave."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from tests.s3 import KEY, SECRET, Server
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the proxy's rules see."""
+
+    method: str
+    path: str
+    conditional: bool
+
+
+Rule = Callable[[Request], bool]
+
+
+def never(request: Request) -> bool:
+    return False
+
+
+@contextmanager
+def proxy(server: Server, *, unconditional: Rule = never, lost: Rule = never, failed: Rule = never) -> Iterator[Server]:
+    """Forward requests, signed again because some change on the way.
+
+    Args:
+        unconditional: which lose their `If-None-Match`.
+        lost: which are executed, and their answer is cut off.
+        failed: which are answered with 503 and not forwarded.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            request = Request(self.command, self.path, "If-None-Match" in self.headers)
+            if failed(request):
+                self.reply(503, {}, b"<Error><Code>SlowDown</Code></Error>")
+                return
+            answer = execute(server, self, body, unconditional(request))
+            if lost(request):
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+            else:
+                self.reply(*answer)
+
+        def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                    self.send_header(name, value)
+            size = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+            self.send_header("Content-Length", size)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward  # noqa: N815
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as front:
+        front.daemon_threads = True
+        thread = threading.Thread(target=front.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield replace(server, endpoint=f"http://127.0.0.1:{front.server_address[1]}")
+        finally:
+            front.shutdown()
+            thread.join()
+
+
+def execute(
+    server: Server, handler: BaseHTTPRequestHandler, body: bytes, unconditional: bool
+) -> tuple[int, dict[str, str], bytes]:
+    """Send one request to the real server."""
+    own = {"host", "authorization", "x-amz-date", "x-amz-content-sha256", "connection", "expect", "content-length"}
+    headers = {k: v for k, v in handler.headers.items() if k.lower() not in own}
+    if unconditional:
+        headers = {k: v for k, v in headers.items() if k.lower() != "if-none-match"}
+    signed = AWSRequest(handler.command, server.endpoint + handler.path, headers, body)
+    S3SigV4Auth(Credentials(KEY, SECRET), "s3", "us-east-1").add_auth(signed)
+    connection = http.client.HTTPConnection(urlsplit(server.endpoint).netloc, timeout=60)
+    try:
+        connection.request(handler.command, handler.path, body, dict(signed.headers.items()))
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read()
+    finally:
+        connection.close()
