@@ -184,6 +184,19 @@ def export(
 
 
 @app.command()
+def prune(
+    root: Root,
+    keep_last: Annotated[int, typer.Option(min=0, help="Iterations at the end that keep everything.")],
+    keep_every: Annotated[int, typer.Option(min=0, help="Iterations that are multiples of this keep everything.")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would go.")] = False,
+) -> None:
+    """Drop trajectories, optimizers and surrogates of old iterations; manifests, tables and generators stay."""
+    from tdm_r1.runtime.inspection import prune_run
+
+    prune_run(root, keep_last=keep_last, keep_every=keep_every, yes=yes)
+
+
+@app.command()
 def pretrain(
     out: Annotated[Path, typer.Option(help="Pipeline folder to write.")],
     world: str = "shapes",

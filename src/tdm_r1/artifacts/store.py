@@ -42,6 +42,9 @@ class Store(Protocol):
     def fetch(self, key: str, local: Path) -> None:
         """Make the object readable at the path `local`, which must not exist. Do not write to it."""
 
+    def delete(self, key: str) -> None:
+        """Delete one object; none there is fine."""
+
     def delete_prefix(self, prefix: str) -> None:
         """Delete every object under the folder `prefix`; none there is fine."""
 
@@ -95,6 +98,12 @@ class LocalStore:
     def fetch(self, key: str, local: Path) -> None:
         with self._found(key) as path:
             local.symlink_to(path)
+
+    def delete(self, key: str) -> None:
+        path = self._at(key)
+        with suppress(FileNotFoundError):
+            path.unlink()
+            _fsync(path.parent)
 
     def delete_prefix(self, prefix: str) -> None:
         folder = self._at(prefix)

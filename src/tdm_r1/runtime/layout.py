@@ -110,3 +110,23 @@ def generator_before(iteration: int) -> Task:
 def generator_after(iteration: int) -> Task:
     """Whose generator iteration n leaves; iteration 0 is stage 0's."""
     return Task("generator_update", iteration) if iteration else Task("distill_base")
+
+
+def reads(task: Task, config: RunConfig) -> list[Task]:
+    """The tasks whose records an execution of `task` loads: the parents in its manifest."""
+    n = task.iteration
+    found = [] if task.stage == "encode_prompts" else [Task("encode_prompts")]
+    match task.stage:
+        case "rollout":
+            found += [generator_before(n)]
+        case "reward_scoring":
+            found += [Task("rollout", n, task.shard)]
+        case "surrogate_update":
+            found += [Task("surrogate_update", n - 1)] if n > 1 else []
+            found += [s for i in window(n, config) for stage in SHARDED for s in shard_tasks(stage, i, config)]
+        case "generator_update":
+            found += [*shard_tasks("rollout", n, config), Task("surrogate_update", n), generator_before(n)]
+        case "evaluation":
+            found += [generator_after(n)]
+            found += [Task("surrogate_update", n)] if n and config.evaluation.surrogate_steps else []
+    return found
