@@ -8,8 +8,10 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from tdm_r1.artifacts.manifest import Manifest
 from tdm_r1.artifacts.records import Evaluation, GeneratorState, PromptSet, Rewards, Rollout
 from tdm_r1.artifacts.store import LocalStore
 from tdm_r1.console import printable
@@ -106,14 +108,28 @@ def test_a_record_without_a_manifest_is_not_visible(root: Path) -> None:
     assert rows == ((1, 0), (1, 1), (2, 1), (3, 0), (3, 1))
 
 
-def test_a_file_of_another_size_or_without_its_columns_is_refused(root: Path) -> None:
+@pytest.mark.parametrize("fault", ["size", "columns", "format"])
+def test_a_file_that_is_not_what_its_manifest_and_record_say_is_refused(fault: str, root: Path) -> None:
     part = root / "iter-00002/reward_scoring/shard-0000/part.parquet"
     whole = part.read_bytes()
-    for broken in (whole + b"\0", whole[:-1] + b"\0"):
-        part.unlink()
-        part.write_bytes(broken)
-        with pytest.raises(CorruptArtifactError, match=r"shard-0000/part\.parquet"):
-            query(open_run(str(root)), "SELECT count(*) FROM rewards")
+    table = pq.read_table(part)
+    part.unlink()
+    if fault == "format":
+        part.write_bytes(whole[:-1] + b"\0")
+    else:
+        pq.write_table(table if fault == "size" else table.drop_columns(["reward"]), part, compression="none")
+    if fault == "columns":  # the manifest is of these bytes: whoever wrote it broke the contract
+        resize(root / "iter-00002/reward_scoring/shard-0000", part.stat().st_size)
+    message = {"size": r"bytes but \d+ are expected", "columns": "has no column reward", "format": "is no Parquet file"}
+    with pytest.raises(CorruptArtifactError, match=message[fault]):
+        query(open_run(str(root)), "SELECT count(*) FROM rewards")
+
+
+def resize(folder: Path, size: int) -> None:
+    found = Manifest.from_bytes((folder / "manifest.json").read_bytes())
+    (folder / "manifest.json").unlink()
+    entry = found.files["part.parquet"].model_copy(update={"size": size})
+    (folder / "manifest.json").write_bytes(found.model_copy(update={"files": {"part.parquet": entry}}).to_bytes())
 
 
 def test_a_pruned_rollout_is_left_out_and_named(root: Path) -> None:
@@ -142,7 +158,6 @@ def test_a_pruned_rollout_is_left_out_and_named(root: Path) -> None:
         "SELECT * FROM rewards; SELECT 1",
         "DELETE FROM rewards",
         "EXPORT DATABASE '{root}/all'",
-        "SELECT * FROM sql",
         "",
         "-- nothing",
     ],
