@@ -210,6 +210,53 @@ def export(
     console.OUT.print(str(export_lora(root, out, iteration=iteration)), soft_wrap=True)
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table for people.")]
+
+
+@app.command()
+def query(
+    root: Root,
+    sql: Annotated[str, typer.Argument(help="One SELECT; without any, the views are listed.")] = "",
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of a table for people.")] = False,
+) -> None:
+    """Ask the run's tables in SQL (DuckDB, read only): prompts, rollouts, rewards, advantages, metrics, …"""
+    from tdm_r1.runtime.inspection import query_run
+
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv were both given", hint="leave one of them out")
+    query_run(root, sql, form="json" if as_json else "csv" if as_csv else "table")
+
+
+@app.command()
+def lineage(
+    root: Root,
+    iteration: Annotated[int | None, typer.Option(help="Whose generator (newest by default), or sample.")] = None,
+    sample: Annotated[str | None, typer.Option(help="A rollout's sample_id instead of a generator.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Every iteration, and every parent.")] = False,
+    as_json: AsJson = False,
+    openlineage: Annotated[Path | None, typer.Option(help="OpenLineage events to write, one per line.")] = None,
+) -> None:
+    """Trace a generator or a sample back to prompts, rewards, base weights and code; 1 when a digest is not right."""
+    from tdm_r1.runtime.inspection import lineage_run
+
+    if not lineage_run(root, iteration, sample, full=full, as_json=as_json, events=openlineage):
+        raise typer.Exit(1)
+
+
+@app.command()
+def prune(
+    root: Root,
+    keep_last: Annotated[int, typer.Option(min=0, help="Iterations at the end that keep everything.")],
+    keep_every: Annotated[int, typer.Option(min=0, help="Iterations that are multiples of this keep everything.")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would go.")] = False,
+) -> None:
+    """Drop trajectories, optimizers and surrogates of old iterations; manifests, tables and generators stay."""
+    from tdm_r1.runtime.inspection import prune_run
+
+    prune_run(root, keep_last=keep_last, keep_every=keep_every, yes=yes)
+
+
 @app.command()
 def pretrain(
     out: Annotated[Path, typer.Option(help="Pipeline folder to write.")],

@@ -5,6 +5,7 @@ TdmR1Error                      exit code
 ├── ArtifactError               2   a record in storage is not what was asked for
 │   ├── MissingParentError      2   it was never committed
 │   ├── CorruptArtifactError    2   its bytes are not those of its manifest
+│   ├── PrunedError             2   its files were dropped on purpose
 │   ├── SchemaError             2   its kind, version, columns, shapes or dtypes are not the declared ones
 │   ├── RootMismatchError       2   the run directory belongs to another run
 │   └── ShardError              2   a shard is missing, doubled or out of range
@@ -49,6 +50,10 @@ class MissingParentError(ArtifactError):
 
 class CorruptArtifactError(ArtifactError):
     """The bytes of a record are not those its manifest names."""
+
+
+class PrunedError(ArtifactError):
+    """Files of a record were dropped on purpose; its manifest still stands."""
 
 
 class SchemaError(ArtifactError):

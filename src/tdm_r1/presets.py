@@ -33,19 +33,20 @@ def shapes_cpu() -> RunConfig:
     fake = FakeScoreConfig(optimizer=AdamConfig(learning_rate=1e-3))
     return RunConfig(
         preset="shapes_cpu",
-        iterations=30,
+        iterations=25,
         distill=DistillConfig(steps=250, batch=64, guidance=3.0, fake=fake, generator=AdamConfig(learning_rate=3e-4)),
         rollout=RolloutConfig(
             groups=64,
             group_size=16,
             shards=2,
             microbatch=128,
-            tag_shares={"two_object": 2.0, "counting": 2.0, "position": 2.0, "color_attr": 2.0},
+            tag_shares={"two_object": 2.0, "counting": 2.0, "colors": 1.5, "position": 0.75, "color_attr": 0.75},
         ),
         surrogate=SurrogateConfig(
             adapter=AdapterConfig(kind="full"),
-            optimizer=AdamConfig(learning_rate=5e-5, betas=(0.9, 0.999)),
+            optimizer=AdamConfig(learning_rate=2e-4, betas=(0.9, 0.999)),
             beta=100.0,
+            beta_kl=1.0,
             t_min=0.6,
             state_weighting="last",
             updates=2,
@@ -69,7 +70,7 @@ def shapes_cpu() -> RunConfig:
             surrogate_guidance=1.0,
             t_min=0.55,
             cfg_share=0.5,
-            reward_weight=3.0,
+            reward_weight=6.0,
         ),
         evaluation=EvaluationConfig(every=10, teacher_guidance=2.0),
     )

@@ -141,6 +141,22 @@ def test_a_store_lists_and_deletes_by_folder(store: Store) -> None:
     assert store.list("") == ["ab/x", "b/x"]
 
 
+def test_a_store_deletes_one_object_and_none_there_is_fine(store: Store) -> None:
+    for key in ("a/x", "a/xy", "b"):
+        store.write_bytes_if_absent(key, b"")
+    store.delete("a/x")
+    store.delete("a/x")
+    store.delete("nowhere/x")
+    assert store.list("") == ["a/xy", "b"]
+    assert store.write_bytes_if_absent("a/x", b"again")
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc/x", ""])
+def test_a_delete_cannot_leave_the_root(key: str, store: Store) -> None:
+    with pytest.raises(ArtifactError, match="is not a key"):
+        store.delete(key)
+
+
 @pytest.mark.parametrize("key", ["/etc/x", "../x", "a/../x", "a//x", "a/", "", ".", "./a"])
 def test_a_key_cannot_leave_the_root(key: str, store: Store) -> None:
     with pytest.raises(ArtifactError, match="is not a key"):

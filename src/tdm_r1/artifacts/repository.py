@@ -11,9 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.manifest import FileEntry, Manifest, Provenance, sha256_of
 from tdm_r1.artifacts.store import Store, storage_errors
+from tdm_r1.artifacts.tombstone import refuse_pruned
 from tdm_r1.errors import ArtifactError, CorruptArtifactError, MissingParentError, SchemaError, TdmR1Error
 
 MANIFEST_NAME = "manifest.json"
@@ -57,20 +61,21 @@ def commit(
 
 def load(store: Store, location: str, record: type[AnyRecord]) -> tuple[AnyRecord, Manifest]:
     """Read the record committed at `location`, after checking kind, version and every file's bytes."""
-    manifest = require_manifest(store, location)
-    if (manifest.kind, manifest.version) != (record.kind, record.version):
-        raise SchemaError(
-            f"`{store.root}/{location}` holds `{manifest.kind}` version {manifest.version} "
-            f"but `{record.kind}` version {record.version} is expected"
-        )
-    if set(manifest.files) != set(record.files()):
-        raise CorruptArtifactError(
-            f"`{store.root}/{location}` lists files {sorted(manifest.files)} but {sorted(record.files())} are expected"
-        )
+    manifest = require_kind(store, location, record)
     with tempfile.TemporaryDirectory() as scratch:
         for name, entry in manifest.files.items():
             fetch_verified(store, f"{location}/{entry.stored_as}", Path(scratch, name), entry)
         return record.read(Path(scratch)), manifest
+
+
+def load_tensors(store: Store, location: str, record: type[Record], field: str) -> tuple[dict[str, Tensor], Manifest]:
+    """Read one field of tensors of the record at `location`, verified, without its other files."""
+    manifest = require_kind(store, location, record)
+    name = next(file for file, owner in record.files().items() if owner == field)
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch, name)
+        fetch_verified(store, f"{location}/{manifest.files[name].stored_as}", local, manifest.files[name])
+        return load_file(local), manifest
 
 
 def read_manifest(store: Store, location: str) -> Manifest | None:
@@ -89,6 +94,21 @@ def require_manifest(store: Store, location: str) -> Manifest:
     manifest = read_manifest(store, location)
     if manifest is None:
         raise MissingParentError(f"`{store.root}/{location}` has no manifest: it was never committed")
+    return manifest
+
+
+def require_kind(store: Store, location: str, record: type[Record]) -> Manifest:
+    """Return the manifest at `location`, or refuse one that is not of this record."""
+    manifest = require_manifest(store, location)
+    if (manifest.kind, manifest.version) != (record.kind, record.version):
+        raise SchemaError(
+            f"`{store.root}/{location}` holds `{manifest.kind}` version {manifest.version} "
+            f"but `{record.kind}` version {record.version} is expected"
+        )
+    if set(manifest.files) != set(record.files()):
+        raise CorruptArtifactError(
+            f"`{store.root}/{location}` lists files {sorted(manifest.files)} but {sorted(record.files())} are expected"
+        )
     return manifest
 
 
@@ -151,6 +171,7 @@ def fetch_verified(store: Store, key: str, local: Path, entry: FileEntry) -> Non
     """Fetch one object to `local`, or refuse when it is missing or not the bytes of `entry`."""
     hint = "restore the file from a copy, or delete its directory and run the stage again"
     if not store.exists(key):
+        refuse_pruned(store, key)
         raise CorruptArtifactError(f"`{store.root}/{key}` is missing but its manifest lists it", hint=hint)
     store.fetch(key, local)
     if (size := local.stat().st_size) != entry.size:

@@ -133,6 +133,11 @@ class S3Store:
         with self._errors(key), storage_errors(str(local)):
             self._client.download_file(self._bucket, self._at(key), str(local), Config=config)
 
+    def delete(self, key: str) -> None:
+        path = self._at(key)
+        with self._errors(key):
+            self._client.delete_object(Bucket=self._bucket, Key=path)
+
     def delete_prefix(self, prefix: str) -> None:
         """Delete manifests first: a record whose deletion was cut short does not exist for any reader."""
         folder = f"{self._at(prefix)}/"

@@ -59,6 +59,9 @@ class Store(Protocol):
         by part into a file of its own size. Records are then read from there, tables by row group.
         """
 
+    def delete(self, key: str) -> None:
+        """Delete one object; none there is fine."""
+
     def delete_prefix(self, prefix: str) -> None:
         """Delete every object under the folder `prefix`; none there is fine."""
 
@@ -147,6 +150,12 @@ class LocalStore:
     def fetch(self, key: str, local: Path) -> None:
         with self._found(key) as path:
             local.symlink_to(path)
+
+    def delete(self, key: str) -> None:
+        path = self._at(key)
+        with suppress(FileNotFoundError):
+            path.unlink()
+            _fsync(path.parent)
 
     def delete_prefix(self, prefix: str) -> None:
         folder = self._at(prefix)

@@ -20,6 +20,7 @@ from tdm_r1.artifacts.manifest import FileEntry, Manifest, sha256_of
 from tdm_r1.artifacts.records import RECORDS
 from tdm_r1.artifacts.repository import MANIFEST_NAME, read_manifest
 from tdm_r1.artifacts.store import ShowsUnfinished, Store, open_store
+from tdm_r1.artifacts.tombstone import TOMBSTONE_NAME, read_tombstone
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ArtifactError, ConfigError
 from tdm_r1.runtime.audit_faults import AuditReport, Fault, RecordAudit
@@ -143,14 +144,18 @@ def audit_record(walk: Walk, task: Task) -> RecordAudit:
     if walk.config_digests and manifest.config_digest not in walk.config_digests:
         expected = " or ".join(sorted(digest[:12] for digest in walk.config_digests))
         faults.append(Fault("configuration", task.location, manifest.config_digest[:12], f"{expected}, of {RUN_FILE}"))
+    dropped, grave = pruned(walk, task, manifest)
+    faults += grave
     size = 0
     with tempfile.TemporaryDirectory() as scratch:
         damaged = []
         for name, entry in manifest.files.items():
+            if name in dropped:
+                continue
             local = Path(scratch, name)
             damaged += check_file(walk, f"{task.location}/{entry.stored_as}", local, entry)
             size += local.stat().st_size if local.exists() else 0
-        if walk.load and not damaged:
+        if walk.load and not damaged and not dropped:
             damaged += check_content(task, manifest, Path(scratch))
     return RecordAudit(
         task,
@@ -158,8 +163,24 @@ def audit_record(walk: Walk, task: Task) -> RecordAudit:
         bytes=size,
         seconds=manifest.provenance.seconds,
         digest=manifest.digest,
+        pruned=len(dropped),
         faults=(*faults, *damaged),
     )
+
+
+def pruned(walk: Walk, task: Task, manifest: Manifest) -> tuple[set[str], list[Fault]]:
+    """Names of the files that a tombstone says were dropped and that are gone; or why the tombstone is no good."""
+    key = f"{task.location}/{TOMBSTONE_NAME}"
+    if key not in walk.keys:
+        return set(), []
+    try:
+        tombstone = read_tombstone(walk.store, task.location)
+    except ArtifactError as error:
+        return set(), [Fault("manifest", key, first_line(error.message), "a tombstone")]
+    if tombstone is None or tombstone.manifest != manifest.digest:
+        return set(), [Fault("manifest", key, "the tombstone of another record", f"that of {manifest.digest[:12]}")]
+    gone = {name for name, file in tombstone.files.items() if f"{task.location}/{file.stored_as}" not in walk.keys}
+    return gone & set(manifest.files), []
 
 
 def check_file(walk: Walk, key: str, local: Path, entry: FileEntry) -> list[Fault]:
@@ -242,7 +263,7 @@ def strays(walk: Walk, tasks: Sequence[Task]) -> list[Fault]:
 
 def names_of(manifest: Manifest) -> set[str]:
     """Every name that belongs into the folder of this record."""
-    return {MANIFEST_NAME, *(entry.stored_as for entry in manifest.files.values())}
+    return {MANIFEST_NAME, TOMBSTONE_NAME, *(entry.stored_as for entry in manifest.files.values())}
 
 
 def leftovers(store: Store) -> list[Fault]:

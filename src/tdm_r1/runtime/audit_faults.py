@@ -51,11 +51,13 @@ class RecordAudit:
     seconds: float = 0.0
     """Its stage took."""
     digest: str = ""
+    pruned: int = 0
+    """Files that were dropped on purpose and that a tombstone vouches for."""
     faults: tuple[Fault, ...] = ()
 
     @property
     def verdict(self) -> str:
-        return ", ".join(sorted({fault.kind for fault in self.faults})) or "ok"
+        return ", ".join(sorted({fault.kind for fault in self.faults})) or ("pruned" if self.pruned else "ok")
 
 
 @dataclass(frozen=True)

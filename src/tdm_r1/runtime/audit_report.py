@@ -53,7 +53,7 @@ def iteration_table(report: AuditReport) -> Table:
         stages = " ".join(f"{stage}×{n}" if n > 1 else stage for stage, n in count.items())
         rows, _, seconds = figures(records)
         size = f"{sum(record.bytes for record in records) / 1e6:,.1f}"
-        table.add_row(name, stages, rows, size, seconds, verdict([fault for r in records for fault in r.faults]))
+        table.add_row(name, stages, rows, size, seconds, verdict(records))
     return table
 
 
@@ -61,7 +61,7 @@ def record_table(records: Sequence[RecordAudit]) -> Table:
     """One line per record."""
     table = new_table(record="left", rows="right", bytes="right", s="right", digest="left", verdict="left")
     for record in records:
-        table.add_row(record.task.location, *figures([record]), record.digest[:12], verdict(record.faults))
+        table.add_row(record.task.location, *figures([record]), record.digest[:12], verdict([record]))
     return table
 
 
@@ -71,9 +71,11 @@ def figures(records: Sequence[RecordAudit]) -> tuple[str, str, str]:
     return f"{rows:,}", f"{size:,}", f"{sum(record.seconds for record in records):.1f}"
 
 
-def verdict(faults: Sequence[Fault]) -> str:
+def verdict(records: Sequence[RecordAudit]) -> str:
     """Of a record or an iteration; the faults themselves are listed below the tables."""
-    return "[red]fault[/red]" if faults else "[green]ok[/green]"
+    if any(record.faults for record in records):
+        return "[red]fault[/red]"
+    return "[green]ok[/green]" + (", pruned" if any(record.pruned for record in records) else "")
 
 
 def printable(fault: Fault) -> str:

@@ -121,6 +121,5 @@ def load_generator(run: Run, iteration: int) -> tuple[RoleTensors, Manifest]:
             f"iteration {iteration} is out of range, expected 0..{run.config.iterations}",
             hint="0 is the generator before any reward; leave --iteration out for the newest",
         )
-    task = generator_after(iteration)
-    record, manifest = run.load(task, GeneratorState) if iteration else run.load(task, Base)
-    return role_tensors(record.state, ROLE), manifest
+    state, manifest = run.load_state(generator_after(iteration), GeneratorState if iteration else Base)
+    return role_tensors(state, ROLE), manifest

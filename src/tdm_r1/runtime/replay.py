@@ -81,6 +81,18 @@ class OverlayStore:
     def put_file_if_absent(self, local: Path, key: str) -> bool:
         return self._writable(key).put_file_if_absent(local, key)
 
+    def require_writable(self) -> None:
+        self._above.require_writable()
+
+    def is_exclusive(self, size: int) -> bool:
+        return self._above.is_exclusive(size)
+
+    def overwrite(self, key: str, data: bytes) -> None:
+        self._writable(key).overwrite(key, data)
+
+    def delete(self, key: str) -> None:
+        self._writable(key).delete(key)
+
     def delete_prefix(self, prefix: str) -> None:
         self._writable(prefix).delete_prefix(prefix)
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.manifest import Manifest, canonical_json
-from tdm_r1.artifacts.repository import load, require_manifest
+from tdm_r1.artifacts.records import TrainingState
+from tdm_r1.artifacts.repository import load, load_tensors, require_manifest
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError, MissingParentError, RootMismatchError
@@ -72,15 +75,26 @@ class Run:
             found, manifest = self._kept[location]
             assert isinstance(found, record)
             return found, manifest
-        try:
+        with self._hinted(task):
             loaded = load(self.store, location, record)
+        self._keep(location, loaded)
+        return loaded
+
+    def load_state(self, task: Task, record: type[TrainingState]) -> tuple[dict[str, Tensor], Manifest]:
+        """The weights of a record, verified, without its optimizer, which may have been pruned."""
+        with self._hinted(task):
+            return load_tensors(self.store, task.location, record, "state")
+
+    @contextmanager
+    def _hinted(self, task: Task) -> Iterator[None]:
+        """Tell whoever misses a record which command commits it."""
+        try:
+            yield
         except MissingParentError as error:
             command = " ".join(["tdm-r1 stage", *task.arguments(), "--root", self.root])
             raise MissingParentError(
                 error.message, hint=f"run `{command}`, or resume the run with `tdm-r1 run --root {self.root}`"
             ) from error
-        self._keep(location, loaded)
-        return loaded
 
     def _keep(self, location: str, loaded: tuple[Record, Manifest]) -> None:
         self._kept[location] = loaded

@@ -1,0 +1,100 @@
+"""What the commands `query`, `lineage` and `prune` print."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from tdm_r1 import console
+from tdm_r1.runtime import lineage_view
+from tdm_r1.runtime.lineage import trace
+from tdm_r1.runtime.openlineage import write_events
+from tdm_r1.runtime.prune import Retention, plan_prune, prune
+from tdm_r1.runtime.query import Answer, query, view_columns
+from tdm_r1.runtime.run import open_run
+
+Form = Literal["table", "json", "csv"]
+
+
+def query_run(root: str, sql: str, *, form: Form) -> None:
+    """Print the answer to `sql`; without any, the views and their columns."""
+    run = open_run(root)
+    if not sql.strip():
+        rows = tuple((name, ", ".join(columns)) for name, columns in view_columns().items())
+        answer = Answer(("view", "columns"), rows, ())
+    else:
+        answer = query(run, sql)
+    for location in answer.pruned:
+        console.ERR.print(f"left out {location}: it was pruned", soft_wrap=True)
+    if form == "json":
+        rows_json = [dict(zip(answer.columns, map(plain, row), strict=True)) for row in answer.rows]
+        print(json.dumps(rows_json, indent=1, ensure_ascii=False, allow_nan=False))
+    elif form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows([answer.columns, *answer.rows])
+    else:
+        console.OUT.print(answer_table(answer))
+
+
+def lineage_run(
+    root: str, iteration: int | None, sample_id: str | None, *, full: bool, as_json: bool, events: Path | None
+) -> bool:
+    """Print a lineage, and write its events if asked; False when something is not as a manifest says."""
+    run = open_run(root)
+    lineage = trace(run, iteration=iteration, sample_id=sample_id)
+    if as_json:
+        print(json.dumps(lineage_view.as_json(lineage), indent=1, ensure_ascii=False))
+    else:
+        console.OUT.print(lineage_view.as_tree(lineage, run.config, full=full))
+    if events is not None:
+        count = write_events(lineage, events)
+        console.ERR.print(f"{count} OpenLineage events  {events}", soft_wrap=True)
+    return not lineage.faults
+
+
+def answer_table(answer: Answer) -> Table:
+    """The answer for people; numbers to the right, and no control character reaches the terminal."""
+    table = Table(show_lines=False)
+    for number, name in enumerate(answer.columns):
+        numeric = any(isinstance(row[number], int | float) for row in answer.rows)
+        table.add_column(Text(console.printable(name)), justify="right" if numeric else "left", overflow="fold")
+    for row in answer.rows:
+        table.add_row(*(Text("" if value is None else console.printable(str(value))) for value in row))
+    return table
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it; NaN and infinities become null, what JSON does not know a string."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def prune_run(root: str, *, keep_last: int, keep_every: int, yes: bool) -> None:
+    """Show what a retention rule drops, and with `yes` drop it."""
+    run = open_run(root)
+    plan = plan_prune(run, Retention(keep_last, keep_every))
+    table = Table(title=f"{root}: prune {plan.rule}, newest iteration {plan.newest}", title_justify="left")
+    for column in ("record", "files", "bytes"):
+        table.add_column(column, justify="right" if column == "bytes" else "left")
+    for drop in plan.drops:
+        table.add_row(drop.location, ", ".join(drop.names), f"{drop.size:,}")
+    console.OUT.print(table)
+    for location in plan.needed:
+        console.OUT.print(f"kept {location}: a later iteration reads it", soft_wrap=True)
+    if yes:
+        prune(run, plan)
+    files = sum(len(drop.names) for drop in plan.drops)
+    done = "dropped" if yes else "would be dropped; nothing was changed, repeat with --yes to do it:"
+    console.OUT.print(f"{done} {files} files of {len(plan.drops)} records, {plan.size:,} bytes", soft_wrap=True)
