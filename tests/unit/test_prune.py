@@ -13,6 +13,7 @@ from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.artifacts.store import open_store
 from tdm_r1.artifacts.tombstone import read_tombstone
 from tdm_r1.errors import ArtifactError, CorruptArtifactError, PrunedError
+from tdm_r1.runtime.audit import audit
 from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.generators import load_generator
 from tdm_r1.runtime.layout import Task, all_tasks, iteration_tasks, parents_of
@@ -189,3 +190,26 @@ def test_every_generator_of_a_pruned_run_can_still_be_opened(root: Path) -> None
     run = prune_now(root, keep_last=0)
     assert not open_store(str(root)).exists("iter-00001/generator_update/optimizer.safetensors")
     assert all(load_generator(run, n)[0] for n in range(7))
+
+
+def test_audit_passes_a_pruned_run_and_says_so(root: Path) -> None:
+    prune_now(root, keep_last=1)
+    report = audit(str(root))
+    assert report.clean, report.faults
+    verdicts = {record.task.location: record.verdict for record in report.records}
+    assert verdicts[OLD_SHARD] == "pruned"
+    assert verdicts["iter-00006/rollout/shard-0000"] == "ok"
+
+
+def test_audit_takes_a_file_that_no_tombstone_names_for_missing(root: Path) -> None:
+    prune_now(root, keep_last=1)
+    (root / "iter-00001/reward_scoring/shard-0000/part.parquet").unlink()
+    assert [fault.kind for fault in audit(str(root)).faults] == ["missing"]
+
+
+def test_audit_refuses_the_tombstone_of_another_record(root: Path) -> None:
+    prune_now(root, keep_last=1)
+    folder, other = root / OLD_SHARD, root / "iter-00002/rollout/shard-0000"
+    shutil.copy(other / "pruned.json", folder / "pruned.json")
+    kinds = {fault.kind for fault in audit(str(root)).faults if fault.location.startswith(OLD_SHARD)}
+    assert kinds == {"manifest", "missing"}

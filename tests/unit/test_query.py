@@ -144,7 +144,7 @@ def test_a_pruned_rollout_is_left_out_and_named(root: Path) -> None:
 @pytest.mark.parametrize(
     "sql",
     [
-        "SELECT * FROM read_text('{root}/run.json')",
+        "SELECT content FROM read_text('{root}/run.json')",
         "SELECT * FROM '{root}/prompts/prompts.parquet'",
         "SELECT * FROM read_parquet('{root}/prompts/prompts.parquet')",
         "SELECT * FROM glob('{root}/*')",
