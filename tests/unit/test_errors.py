@@ -7,7 +7,14 @@ import pickle
 import pytest
 
 from tdm_r1 import errors
-from tdm_r1.errors import ArtifactError, ConfigError, NumericalError, TdmR1Error, TemporaryError
+from tdm_r1.errors import (
+    ArtifactError,
+    ConfigError,
+    NumericalError,
+    TdmR1Error,
+    TemporaryError,
+    TemporaryStorageError,
+)
 
 
 def every_error() -> list[type[TdmR1Error]]:
@@ -23,7 +30,7 @@ def test_an_error_without_a_hint_is_its_message() -> None:
 
 
 def test_only_a_temporary_error_asks_to_be_retried() -> None:
-    assert {e for e in every_error() if e.exit_code == 75} == {TemporaryError}
+    assert {e for e in every_error() if e.exit_code == 75} == {TemporaryError, TemporaryStorageError}
     assert {e.exit_code for e in every_error()} == {2, 75}
 
 
