@@ -33,7 +33,7 @@ def shapes_cpu() -> RunConfig:
     fake = FakeScoreConfig(optimizer=AdamConfig(learning_rate=1e-3))
     return RunConfig(
         preset="shapes_cpu",
-        iterations=25,
+        iterations=20,
         distill=DistillConfig(steps=250, batch=64, guidance=3.0, fake=fake, generator=AdamConfig(learning_rate=3e-4)),
         rollout=RolloutConfig(
             groups=64,
