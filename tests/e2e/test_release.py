@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tdm_r1 import presets
-from tdm_r1.artifacts.manifest import Provenance
+from tdm_r1.artifacts.manifest import Provenance, sha256_of
 from tdm_r1.artifacts.records import Base, join_roles
 from tdm_r1.artifacts.repository import commit
 from tdm_r1.config import EvaluationConfig
 from tdm_r1.errors import ConfigError, MissingParentError
 from tdm_r1.models.adapters import Adapter, RoleTensors
+from tdm_r1.models.open import ASSETS
 from tdm_r1.models.sampler import trajectory
 from tdm_r1.pretrain.autoencoder import new_autoencoder, standardise
 from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
@@ -204,6 +205,16 @@ def test_an_export_is_sampled_and_judged_like_the_run_that_it_came_from(
     rows = [measure(g, section, seed=3, with_teacher=False, page=None)["rows"] for g in (committed, exported)]
     assert rows[0] == rows[1]
     assert rows[0][0]["nfe"] == 4
+
+
+def test_the_committed_export_opens_and_was_made_on_the_committed_base() -> None:
+    generator = open_generator(None, "embedded:shapes_r1")
+    assert generator.name == "tdm-r1"
+    assert set(generator.role) == set(
+        Adapter(generator.backbone.base(), generator.config.model.adapter).new(Keys(0, 0), "x")
+    )
+    base = ASSETS / "shapes" / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert sha256_of(base) in (ASSETS / "shapes_r1" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
