@@ -62,7 +62,6 @@ class PretrainPlan:
 def pretrain_shapes(folder: Path, plan: PretrainPlan, log: Log) -> None:
     """Train both parts and write the pipeline folder."""
     vae = _autoencoder(plan, log)
-    torch.set_num_threads(1)  # a teacher's step is too small to share
     with tempfile.TemporaryDirectory() as scratch:
         teacher = new_teacher(Path(scratch), seed=plan.seed)
         for number, phase in enumerate(plan.phases):
@@ -79,5 +78,6 @@ def train_phase(teacher: Teacher, vae: Any, phase: Phase, *, seed: int, log: Log
 def _autoencoder(plan: PretrainPlan, log: Log) -> Any:
     batch = plan.autoencoder_batch
     vae = train_autoencoder(steps=plan.autoencoder_steps, batch=batch, seed=plan.seed, log=log)
+    torch.set_num_threads(1)  # from here on as the committed weights were made; their last bits depend on it
     polish_decoder(vae, steps=plan.decoder_steps, batch=batch, seed=plan.seed + 2, log=log)
     return vae
