@@ -25,7 +25,7 @@ def tag_intervals(correct: Mapping[str, npt.NDArray[np.float64]], *, resamples: 
     """Mean and interval per tag, and of the unweighted mean over tags.
 
     Args:
-        correct: by tag, one value in [0, 1] per image.
+        correct: by tag, one value in [0, 1] per prompt: the share of its images that are right.
         resamples: bootstrap draws; values are resampled inside each tag, since the tags' sizes are fixed.
     """
     rng = np.random.default_rng(seed)

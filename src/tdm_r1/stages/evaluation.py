@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -93,6 +94,23 @@ class Outcome:
     intervals: dict[str, Interval]
 
 
+def shares_by_tag(
+    prompt_ids: Sequence[str], correct: Sequence[float], tag_of: Mapping[str, str]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """By tag, the share of right images of each of its prompts.
+
+    Args:
+        prompt_ids: of the images; the images of a prompt need not stand together.
+    """
+    images: dict[str, list[float]] = {}
+    for prompt, value in zip(prompt_ids, correct, strict=True):
+        images.setdefault(prompt, []).append(value)
+    shares: dict[str, list[float]] = {}
+    for prompt, values in images.items():
+        shares.setdefault(tag_of[prompt], []).append(float(np.mean(values)))
+    return {tag: np.array(values) for tag, values in shares.items()}
+
+
 def _measure(
     row: Row,
     prompt_ids: list[str],
@@ -102,18 +120,19 @@ def _measure(
     config: RunConfig,
     keys: Keys,
 ) -> Outcome:
-    """Sample with the same initial noise for every row, score, and take intervals; a failed score counts as wrong."""
+    """Sample with the same initial noise for every row, score, and take intervals; a failed score counts as wrong.
+
+    Images of one prompt are not independent, so that the intervals resample prompts.
+    """
     samples = [f"{prompt}/{number}" for number, prompt in enumerate(prompt_ids)]
     noise = keys.normals("evaluation/noise", samples, shape=backbone.latent_shape)
     images = backbone.decode(row.sample(noise, table.condition(prompt_ids)))
     metadata = [table.rows[prompt]["metadata"] for prompt in prompt_ids]
     scores = score_all(scorer, images.numpy(), metadata, config.reward.workers)
-    by_tag: dict[str, list[float]] = {}
-    for prompt, score in zip(prompt_ids, scores, strict=True):
-        by_tag.setdefault(table.rows[prompt]["tag"], []).append(float(bool(score.correct)))
-    arrays = {tag: np.array(values) for tag, values in by_tag.items()}
+    correct = [float(bool(score.correct)) for score in scores]
+    shares = shares_by_tag(prompt_ids, correct, {prompt: table.rows[prompt]["tag"] for prompt in prompt_ids})
     seed = keys.seed("evaluation/bootstrap")
-    return Outcome(row, images, scores, tag_intervals(arrays, resamples=config.evaluation.bootstrap, seed=seed))
+    return Outcome(row, images, scores, tag_intervals(shares, resamples=config.evaluation.bootstrap, seed=seed))
 
 
 @torch.no_grad()
