@@ -32,6 +32,8 @@ class Phase:
 
 HARD_FIRST = MappingProxyType(dict(zip(TAGS, (1, 2, 2, 1, 3, 3), strict=True)))
 """Single objects and their colours are learned from the other tags, too; only their size words are not."""
+EVEN = MappingProxyType(dict(zip(TAGS, (2, 2, 2, 2, 3, 3), strict=True)))
+"""Gives the size words their share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,10 @@ class PretrainPlan:
     decoder_steps: int = 2000
     """Steps of the decoder alone, after the autoencoder's."""
     autoencoder_batch: int = 16
-    phases: tuple[Phase, ...] = (Phase(steps=9_500, rate=1e-3, mix=HARD_FIRST),)
+    phases: tuple[Phase, ...] = (
+        Phase(steps=9_500, rate=1e-3, mix=HARD_FIRST),
+        Phase(steps=8_000, rate=8e-4, mix=EVEN, corpus=60_000),
+    )
     """Of the teacher, one after the other."""
 
     def shortened(self, steps: int) -> PretrainPlan:
