@@ -183,6 +183,8 @@ class SurrogateConfig(Section):
     """Earlier iterations whose scored rollouts are used too: labels do not depend on the policy [ours]."""
     negative_weight: NonNegative = 1.0
     """Weight of worse-than-average samples' gradient [ours]."""
+    average: Share = 0.0
+    """Decay per iteration of the averaged surrogate, which the generator follows; 0 follows the live one [ours]."""
     warm_start: bool = True
     """Continue the surrogate of the iteration before; otherwise start from the base each time."""
 

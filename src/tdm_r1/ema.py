@@ -27,6 +27,11 @@ def average_decay(iteration: int) -> float:
     return min((1 + iteration) / (10 + iteration), 0.9)
 
 
+def mean_decay(count: int, limit: float) -> float:
+    """Decay d = min(c/(c+1), limit) after c earlier values: their plain mean at first, a moving one in the end."""
+    return min(count / (count + 1), limit)
+
+
 @torch.no_grad()
 def blend(old: Mapping[str, Tensor], new: Mapping[str, Tensor], decay: float) -> dict[str, Tensor]:
     """Form d · old + (1−d) · new for every tensor, matched by name, as fresh detached tensors in the dtype of `old`.

@@ -40,7 +40,7 @@ def shapes_cpu() -> RunConfig:
             group_size=16,
             shards=2,
             microbatch=128,
-            tag_shares={"two_object": 2.0, "counting": 2.0, "colors": 1.5, "position": 0.75, "color_attr": 0.75},
+            tag_shares={"two_object": 2.0, "counting": 1.5, "position": 0.75, "color_attr": 2.0},
         ),
         surrogate=SurrogateConfig(
             adapter=AdapterConfig(kind="full"),
@@ -49,12 +49,11 @@ def shapes_cpu() -> RunConfig:
             beta_kl=1.0,
             t_min=0.6,
             state_weighting="last",
-            updates=2,
             minibatch_groups=64,
             microbatch_groups=8,
             draw_per="group",
             probe_draws=1,
-            replay=2,
+            average=0.9,
             ppo_clip=0.0,
             drift_gate=0.2,
         ),
@@ -70,9 +69,9 @@ def shapes_cpu() -> RunConfig:
             surrogate_guidance=1.0,
             t_min=0.55,
             cfg_share=0.5,
-            reward_weight=6.0,
+            reward_weight=12.0,
         ),
-        evaluation=EvaluationConfig(every=10, teacher_guidance=2.0),
+        evaluation=EvaluationConfig(every=10, teacher_guidance=3.0),
     )
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tdm_r1.ema import average_decay, blend, lag_decay, reference_decay
+from tdm_r1.ema import average_decay, blend, lag_decay, mean_decay, reference_decay
 
 
 def test_the_schedules_take_the_published_values() -> None:
@@ -42,3 +42,12 @@ def test_copies_with_other_names_or_shapes_are_refused() -> None:
         blend({"a": torch.zeros(1)}, {"b": torch.zeros(1)}, 0.5)
     with pytest.raises(ValueError, match="cannot blend `a`"):
         blend({"a": torch.zeros(1)}, {"a": torch.zeros(2)}, 0.5)
+
+
+def test_the_mean_decay_gives_the_plain_mean_until_its_limit() -> None:
+    values = [torch.tensor([float(v)]) for v in (3, 5, 10, 2)]
+    mean = values[0]
+    for count, value in enumerate(values):
+        mean = blend({"w": mean}, {"w": value}, mean_decay(count, 0.99))["w"]
+    torch.testing.assert_close(mean, torch.tensor([5.0]))
+    assert mean_decay(500, 0.9) == 0.9

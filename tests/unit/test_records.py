@@ -107,3 +107,13 @@ def test_the_tensors_of_a_role_are_those_that_were_joined() -> None:
         role_tensors(joined, "generator")
     with pytest.raises(SchemaError):
         join_roles({"a/b": {}})
+
+
+def test_a_surrogate_is_followed_by_its_average_where_it_keeps_one() -> None:
+    def state(roles: dict[str, dict[str, torch.Tensor]]) -> SurrogateState:
+        metrics = SurrogateState.table("metrics", step=[0], name=["loss"], value=[0.5])
+        return SurrogateState(state=join_roles(roles), optimizer={}, metrics=metrics)
+
+    live, average = {"w": torch.ones(1)}, {"w": torch.zeros(1)}
+    assert state({"surrogate": live}).followed == live
+    assert state({"surrogate": live, "surrogate_average": average}).followed == average

@@ -23,7 +23,7 @@ from tdm_r1.artifacts.schema import Column, nullable, rows, table, tensors, text
 from tdm_r1.errors import SchemaError
 
 SPLITS: Final = ("train", "test")
-SURROGATE_ROLES: Final = ("surrogate", "surrogate_lag", "surrogate_reference")
+SURROGATE_ROLES: Final = ("surrogate", "surrogate_average", "surrogate_lag", "surrogate_reference")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,9 +135,15 @@ class TrainingState(Record):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SurrogateState(TrainingState):
-    """The surrogate reward model after its update: roles `surrogate`, `surrogate_lag`, `surrogate_reference`."""
+    """The surrogate reward model after its update: roles as in `SURROGATE_ROLES`."""
 
     kind: ClassVar[str] = "surrogate_update"
+
+    @property
+    def followed(self) -> dict[str, Tensor]:
+        """Weights of the surrogate that the generator follows: the average where there is one, else the live ones."""
+        averaged = any(name.startswith("surrogate_average/") for name in self.state)
+        return role_tensors(self.state, "surrogate_average" if averaged else "surrogate")
 
     def check(self) -> None:
         if unknown := {name.partition("/")[0] for name in self.state} - set(SURROGATE_ROLES):

@@ -130,8 +130,7 @@ def _evaluation(inputs: Inputs) -> Record:
     state = inputs.generator(generator_after(iteration)).state
     surrogate = None
     if iteration and run.config.evaluation.surrogate_steps:
-        learned = inputs.load(Task("surrogate_update", iteration), SurrogateState)
-        surrogate = role_tensors(learned.state, "surrogate")
+        surrogate = inputs.load(Task("surrogate_update", iteration), SurrogateState).followed
     return evaluation(
         inputs.prompts(),
         role_tensors(state, "generator_ema"),

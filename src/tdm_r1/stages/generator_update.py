@@ -233,7 +233,7 @@ def generator_update(
     fake = _optimizer("fake", previous, fake_tensors, config, carry=not first)
     generator = _optimizer("generator", previous, role_tensors(previous.state, "generator"), config, carry=not first)
     trainer = _Trainer(backbone, PromptTable(prompts), adapter, Samples.of(shards), config, keys, MetricLog())
-    learned = effective(Adapter(backbone.base(), config.surrogate_adapter), role_tensors(surrogate.state, "surrogate"))
+    learned = effective(Adapter(backbone.base(), config.surrogate_adapter), surrogate.followed)
     for update in range(section.updates):
         for turn in range(section.fake_updates):
             trainer.train_fake(update, turn, fake)

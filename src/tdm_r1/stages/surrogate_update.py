@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tdm_r1.artifacts.records import PromptSet, Rewards, Rollout, SurrogateState, join_roles, role_tensors
 from tdm_r1.config import RunConfig, SurrogateConfig
-from tdm_r1.ema import blend, lag_decay, reference_decay
+from tdm_r1.ema import blend, lag_decay, mean_decay, reference_decay
 from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone, Condition
@@ -24,7 +24,7 @@ from tdm_r1.objectives.surrogate import Gates, drift, group_preference_loss, sur
 from tdm_r1.rng import Counter, Keys
 from tdm_r1.sampling import conditional_velocity, renoise, sample_level
 
-ROLE, LAG, REFERENCE = "surrogate", "surrogate_lag", "surrogate_reference"
+ROLE, AVERAGE, LAG, REFERENCE = "surrogate", "surrogate_average", "surrogate_lag", "surrogate_reference"
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,8 @@ def surrogate_update(
         previous: the surrogate of the iteration before; None starts from the base.
     """
     section, adapter = config.surrogate, Adapter(backbone.base(), config.surrogate_adapter)
-    kept = [ROLE, *([LAG] if section.ppo_clip else []), *([REFERENCE] if section.reference == "ema" else [])]
+    wanted = {AVERAGE: section.average, LAG: section.ppo_clip, REFERENCE: section.reference == "ema"}
+    kept = [ROLE, *(role for role, asked in wanted.items() if asked)]
     fresh = adapter.new(keys.at(0), ROLE)
     carried = previous if section.warm_start else None
     roles = {role: fresh if carried is None else role_tensors(carried.state, role) for role in kept}
@@ -239,7 +240,7 @@ def surrogate_update(
     log.add(0, "advantage", {"zero_variance_groups": advantages.zero_variance_groups / len(groups)})
     table = PromptTable(prompts)
     if carried is not None and section.probe_draws:
-        accuracy = held_out_accuracy(trajectories, table, roles[ROLE], backbone=backbone, config=config, keys=keys)
+        accuracy = held_out_accuracy(trajectories, table, carried.followed, backbone=backbone, config=config, keys=keys)
         log.add(0, "surrogate", {"held_out_accuracy": accuracy})
     anchors = Anchors(
         adapter=adapter,
@@ -258,7 +259,7 @@ def surrogate_update(
         log=log,
     )
     live, n = optimizer.tensors(), keys.iteration
-    decay = {ROLE: 0.0, LAG: lag_decay(n), REFERENCE: reference_decay(n)}
+    decay = {ROLE: 0.0, AVERAGE: mean_decay(n - 1, section.average), LAG: lag_decay(n), REFERENCE: reference_decay(n)}
     return SurrogateState(
         state=join_roles({role: blend(tensors, live, decay[role]) for role, tensors in roles.items()}),
         optimizer=join_roles({ROLE: optimizer.state()}),
