@@ -59,6 +59,8 @@ class ModelConfig(Section):
     """Weights: `embedded:NAME` for those in the package, else the folder of a diffusers pipeline."""
     adapter: AdapterConfig = AdapterConfig()
     """How a role differs from the base."""
+    fake_adapter: AdapterConfig | None = None
+    """How the fake score differs from the base; none is as `adapter` says. It never leaves the run either [ours]."""
 
 
 class SamplerConfig(Section):
@@ -273,6 +275,11 @@ class RunConfig(Section):
     def surrogate_adapter(self) -> AdapterConfig:
         """Of the surrogate."""
         return self.surrogate.adapter or self.model.adapter
+
+    @property
+    def fake_adapter(self) -> AdapterConfig:
+        """Of the fake score."""
+        return self.model.fake_adapter or self.model.adapter
 
     @model_validator(mode="after")
     def _steps_exist(self) -> RunConfig:

@@ -11,6 +11,7 @@ from tdm_r1.config import AdamConfig
 from tdm_r1.errors import NumericalError
 from tdm_r1.models.optimizer import RoleOptimizer
 
+FORGETFUL = AdamConfig(learning_rate=0.1, betas=(0.0, 0.99), weight_decay=0.01, clip_norm=1.0)
 CONFIG = AdamConfig(learning_rate=0.1, betas=(0.9, 0.99), weight_decay=0.01, clip_norm=1.0)
 
 
@@ -26,14 +27,15 @@ def train(optimizer: RoleOptimizer, steps: range) -> list[float]:
     return norms
 
 
+@pytest.mark.parametrize("config", [CONFIG, FORGETFUL])
 @pytest.mark.parametrize("pause", [0, 1, 3])
-def test_stopping_and_going_on_equals_never_having_stopped(pause: int) -> None:
-    unbroken = RoleOptimizer("r", start(), CONFIG, {})
+def test_stopping_and_going_on_equals_never_having_stopped(pause: int, config: AdamConfig) -> None:
+    unbroken = RoleOptimizer("r", start(), config, {})
     train(unbroken, range(6))
-    before = RoleOptimizer("r", start(), CONFIG, {})
+    before = RoleOptimizer("r", start(), config, {})
     train(before, range(pause))
     tensors, state = load(save(before.tensors())), load(save(before.state()))
-    after = RoleOptimizer("r", tensors, CONFIG, state)
+    after = RoleOptimizer("r", tensors, config, state)
     train(after, range(pause, 6))
     assert all(torch.equal(after.tensors()[name], tensor) for name, tensor in unbroken.tensors().items())
     assert all(torch.equal(after.state()[name], tensor) for name, tensor in unbroken.state().items())
@@ -94,3 +96,9 @@ def test_a_step_into_infinity_is_noticed_at_once() -> None:
     (-optimizer.params["a"] * 1e-30).sum().backward()
     with pytest.raises(NumericalError, match="`fake/weights` is not finite at step 0"):
         optimizer.step(0)
+
+
+def test_a_first_moment_that_is_forgotten_at_once_is_not_stored() -> None:
+    optimizer = RoleOptimizer("r", start(), FORGETFUL, {})
+    train(optimizer, range(1))
+    assert {name.partition("/")[0] for name in optimizer.state()} == {"exp_avg_sq", "step"}

@@ -11,7 +11,7 @@ from tdm_r1.config import AdamConfig
 from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import RoleTensors
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+FIRST, SECOND = "exp_avg", "exp_avg_sq"
 
 
 class RoleOptimizer:
@@ -27,6 +27,7 @@ class RoleOptimizer:
         self.role = role
         self.params = {name: tensor.detach().clone().requires_grad_(True) for name, tensor in sorted(tensors.items())}
         self._clip_norm = config.clip_norm
+        self._moments = (FIRST, SECOND) if config.betas[0] else (SECOND,)  # with β₁ = 0 the first is the last gradient
         self._adam = torch.optim.AdamW(
             list(self.params.values()),
             lr=config.learning_rate,
@@ -38,8 +39,9 @@ class RoleOptimizer:
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         for name, parameter in self.params.items() if state else ():
-            self._adam.state[parameter] = {key: state[f"{key}/{name}"].clone() for key in MOMENTS}
-            self._adam.state[parameter]["step"] = state["step"].clone().reshape(())
+            moments = {key: state[f"{key}/{name}"].clone() for key in self._moments}
+            step = state["step"].clone().reshape(())
+            self._adam.state[parameter] = {FIRST: torch.zeros_like(parameter), **moments, "step": step}
 
     def step(self, step: int) -> float:
         """Clip the gradient's norm, update, forget the gradient.
@@ -65,12 +67,14 @@ class RoleOptimizer:
         return {name: parameter.detach().clone() for name, parameter in self.params.items()}
 
     def state(self) -> RoleTensors:
-        """Both moments per parameter and the step count, as `exp_avg/NAME`, `exp_avg_sq/NAME`, `step`."""
+        """Moments per parameter and the step count, as `exp_avg/NAME`, `exp_avg_sq/NAME`, `step`; what β₁ = 0 forgets
+        at once is not stored.
+        """
         stored: RoleTensors = {}
         for name, parameter in self.params.items():
             entry = self._adam.state.get(parameter)
             if not entry:
                 return {}
-            stored |= {f"{key}/{name}": entry[key].detach().clone() for key in MOMENTS}
+            stored |= {f"{key}/{name}": entry[key].detach().clone() for key in self._moments}
             stored["step"] = entry["step"].detach().clone().reshape(1)
         return stored

@@ -26,6 +26,7 @@ class _Trainer:
     backbone: Backbone
     table: PromptTable
     adapter: Adapter
+    fake_adapter: Adapter
     config: RunConfig
     keys: Keys
     log: MetricLog
@@ -56,7 +57,7 @@ class _Trainer:
 
     def train_fake(self, step: int, batches: list[Batch], fake: RoleOptimizer) -> None:
         for batch in batches:
-            weights = self.adapter.apply(fake.params)
+            weights = self.fake_adapter.apply(fake.params)
             result = fake_loss(
                 self.backbone, batch, weights, self.section.fake, self.keys, step, mode=self.section.interval
             )
@@ -67,7 +68,7 @@ class _Trainer:
         self.log.add(step, "fake", {"gradient_norm": fake.step(step)})
 
     def train_generator(self, step: int, batches: list[Batch], generator: RoleOptimizer, fake: RoleOptimizer) -> None:
-        fake_weights = effective(self.adapter, fake.params)
+        fake_weights = effective(self.fake_adapter, fake.params)
         for batch in batches:
             student = replay(self.backbone, batch, self.adapter.apply(generator.params))
             directions = teacher_directions(
@@ -97,9 +98,10 @@ def distill_base(prompts: PromptSet, *, backbone: Backbone, config: RunConfig, k
     Source: TDM, arXiv 2503.06674; section 2 of the algorithm document.
     """
     section, adapter = config.distill, Adapter(backbone.base(), config.model.adapter)
-    trainer = _Trainer(backbone, PromptTable(prompts), adapter, config, keys, MetricLog())
+    fake_adapter = Adapter(backbone.base(), config.fake_adapter)
+    trainer = _Trainer(backbone, PromptTable(prompts), adapter, fake_adapter, config, keys, MetricLog())
     generator = RoleOptimizer("generator", adapter.new(keys, "generator"), section.generator, {})
-    fake = RoleOptimizer("fake", adapter.new(keys, "fake"), section.fake.optimizer, {})
+    fake = RoleOptimizer("fake", fake_adapter.new(keys, "fake"), section.fake.optimizer, {})
     average = generator.tensors()
     for step in progress(range(section.steps), "distill_base"):
         batches = trainer.batches(step, generator)

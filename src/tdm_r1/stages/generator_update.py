@@ -59,6 +59,7 @@ class _Trainer:
     backbone: Backbone
     table: PromptTable
     adapter: Adapter
+    fake_adapter: Adapter
     samples: Samples
     config: RunConfig
     keys: Keys
@@ -105,7 +106,7 @@ class _Trainer:
         for number, rows in enumerate(chunks):
             for step in self.chosen_steps(f"fake{turn}", update, number):
                 batch, _ = self.batch(rows, step)
-                weights = self.adapter.apply(fake.params)
+                weights = self.fake_adapter.apply(fake.params)
                 result = fake_loss(
                     self.backbone,
                     batch,
@@ -228,16 +229,18 @@ def generator_update(
         first: whether `previous` is stage 0's, so that optimizers start afresh.
     """
     section, adapter = config.generator, Adapter(backbone.base(), config.model.adapter)
+    fake_adapter = Adapter(backbone.base(), config.fake_adapter)
     restart = first and section.fake_start == "base"
-    fake_tensors = adapter.new(keys.at(0), "fake") if restart else role_tensors(previous.state, "fake")
+    fake_tensors = fake_adapter.new(keys.at(0), "fake") if restart else role_tensors(previous.state, "fake")
     fake = _optimizer("fake", previous, fake_tensors, config, carry=not first)
     generator = _optimizer("generator", previous, role_tensors(previous.state, "generator"), config, carry=not first)
-    trainer = _Trainer(backbone, PromptTable(prompts), adapter, Samples.of(shards), config, keys, MetricLog())
+    table, samples = PromptTable(prompts), Samples.of(shards)
+    trainer = _Trainer(backbone, table, adapter, fake_adapter, samples, config, keys, MetricLog())
     learned = effective(Adapter(backbone.base(), config.surrogate_adapter), surrogate.followed)
     for update in range(section.updates):
         for turn in range(section.fake_updates):
             trainer.train_fake(update, turn, fake)
-        trainer.train_generator(update, generator, effective(adapter, fake.params), learned)
+        trainer.train_generator(update, generator, effective(fake_adapter, fake.params), learned)
     live = generator.tensors()
     average = blend(role_tensors(previous.state, "generator_ema"), live, average_decay(keys.iteration))
     return GeneratorState(
