@@ -35,7 +35,7 @@ test: check ## everything that CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15
 
 faults: $(VENV)/.dev ## kill, starve and damage runs, KILLS times each kind of store; writes FAULT_REPORT
-	$(BIN)/python -m pytest tests/faults --fault-kills $(KILLS) --fault-seed $(SEED) --fault-report $(FAULT_REPORT)
+	$(BIN)/python -m pytest tests/faults --timeout 0 --fault-kills $(KILLS) --fault-seed $(SEED) --fault-report $(FAULT_REPORT)
 
 check: $(VENV)/.dev ## everything that runs no test: style, types, layers, compiled pipelines
 	$(BIN)/ruff check .

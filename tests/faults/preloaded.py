@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -147,6 +148,7 @@ def _become(order: Mapping[str, Any]) -> None:
     for target, source in ((0, nothing), (1, output), (2, output)):
         os.dup2(source, target)
     os.environ.update(order["environment"])
+    tempfile.tempdir = None  # of the server's environment: to be looked up again
     sys.argv = ["tdm-r1", *cast(Sequence[str], order["arguments"])]
     module, _, function = order["entry"].partition(":")
     code = 1
