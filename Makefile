@@ -10,6 +10,9 @@ VENV ?= .venv
 ROOT ?= runs/demo
 PRESET ?= shapes_cpu
 WORKERS ?= 2
+KILLS ?= 100
+SEED ?= 0
+FAULT_REPORT ?= faults.json
 
 TORCH := torch==2.13.0
 # PyPI's torch for Linux carries 3 GB of CUDA. The CPU build has its own index and a higher version (2.13.0+cpu).
@@ -20,7 +23,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check golden clean
+.PHONY: help demo test faults check golden clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -30,6 +33,9 @@ demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itsel
 
 test: check ## everything that CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15
+
+faults: $(VENV)/.dev ## kill, starve and damage runs, KILLS times each kind of store; writes FAULT_REPORT
+	$(BIN)/python -m pytest tests/faults --timeout 0 --fault-kills $(KILLS) --fault-seed $(SEED) --fault-report $(FAULT_REPORT)
 
 check: $(VENV)/.dev ## everything that runs no test: style, types, layers, compiled pipelines
 	$(BIN)/ruff check .

@@ -15,6 +15,8 @@ import torch
 from tests.s3 import Server, seaweedfs
 from tests.support import once, plane_run, tdm_r1
 
+pytest_plugins = ["tests.fault_report"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:

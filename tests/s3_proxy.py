@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from botocore.auth import S3SigV4Auth
@@ -29,39 +31,73 @@ class Request:
 
 
 Rule = Callable[[Request], bool]
+Fault = Literal["500", "503", "slow", "cut request", "lost answer", "cut answer"]
+"""How a server or the network may fail: the last two after the request was executed."""
+SLOW_SECONDS: Final = 0.3
 
 
 def never(request: Request) -> bool:
     return False
 
 
+def no_fault(request: Request) -> Fault | None:
+    return None
+
+
+class Front(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that hang up or die."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
-def proxy(server: Server, *, unconditional: Rule = never, lost: Rule = never, failed: Rule = never) -> Iterator[Server]:
+def proxy(
+    server: Server,
+    *,
+    unconditional: Rule = never,
+    lost: Rule = never,
+    failed: Rule = never,
+    fault: Callable[[Request], Fault | bool | None] = no_fault,
+) -> Iterator[Server]:
     """Forward requests, signed again because some change on the way.
 
     Args:
         unconditional: which lose their `If-None-Match`.
         lost: which are executed, and their answer is cut off.
         failed: which are answered with 503 and not forwarded.
+        fault: what happens to each beside.
     """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def forward(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             request = Request(self.command, self.path, "If-None-Match" in self.headers)
-            if failed(request):
-                self.reply(503, {}, b"<Error><Code>SlowDown</Code></Error>")
+            size, happens = int(self.headers.get("Content-Length") or 0), fault(request)
+            if happens == "cut request":
+                self.rfile.read(size // 2)
+                self.hang_up()
                 return
+            body = self.rfile.read(size)
+            if happens in ("500", "503") or failed(request):
+                code = "InternalError" if happens == "500" else "SlowDown"
+                self.reply(500 if happens == "500" else 503, {}, f"<Error><Code>{code}</Code></Error>".encode())
+                return
+            if happens == "slow":
+                time.sleep(SLOW_SECONDS)
             answer = execute(server, self, body, unconditional(request))
-            if lost(request):
-                self.close_connection = True
-                self.connection.shutdown(socket.SHUT_RDWR)
+            if happens == "lost answer" or lost(request):
+                self.hang_up()
             else:
-                self.reply(*answer)
+                self.reply(*answer, cut=happens == "cut answer")
 
-        def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        def hang_up(self) -> None:
+            self.close_connection = True
+            with suppress(OSError):  # the client may be dead
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+        def reply(self, status: int, headers: dict[str, str], body: bytes, *, cut: bool = False) -> None:
             self.send_response(status)
             for name, value in headers.items():
                 if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
@@ -69,14 +105,16 @@ def proxy(server: Server, *, unconditional: Rule = never, lost: Rule = never, fa
             size = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
             self.send_header("Content-Length", size)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+            if cut:
+                self.hang_up()
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as front:
+    with Front(("127.0.0.1", 0), Handler) as front:
         front.daemon_threads = True
         thread = threading.Thread(target=front.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import pytest
 
+from tdm_r1.artifacts.leftovers import is_temporary
 from tdm_r1.artifacts.repository import read_manifest
-from tdm_r1.artifacts.store import is_temporary, open_store
+from tdm_r1.artifacts.store import open_store
 from tdm_r1.cli import main
 
 TINY: Final[Mapping[str, Any]] = {

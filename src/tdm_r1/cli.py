@@ -110,6 +110,13 @@ def inspect(root: Root) -> None:
     show_run(root)
 
 
+def _one_root(option: str | None, argument: str | None, command: str) -> str:
+    """The root, given as an option or as an argument."""
+    if (option is None) == (argument is None):
+        raise ConfigError("expected one run", hint=f"write `tdm-r1 {command} --root RUN`")
+    return option or argument or ""
+
+
 @app.command()
 def audit(
     root: OptionalRoot = None,
@@ -125,9 +132,7 @@ def audit(
     """Verify every byte and the lineage of a run, or replay a stage of it; exit code 1 when something is wrong."""
     from tdm_r1.runtime.command import audit_run, replay_run
 
-    if (root is None) == (run is None):
-        raise ConfigError("expected one run", hint="write `tdm-r1 audit --root RUN`")
-    place = root or run or ""
+    place = _one_root(root, run, "audit")
     if replay is not None and (all_ or fast or threads):
         raise ConfigError("--replay takes none of --all, --fast, --threads", hint="leave them out")
     if replay is not None:
@@ -255,6 +260,20 @@ def prune(
     from tdm_r1.runtime.inspection import prune_run
 
     prune_run(root, keep_last=keep_last, keep_every=keep_every, yes=yes)
+
+
+@app.command()
+def sweep(
+    root: OptionalRoot = None,
+    run: Annotated[str | None, typer.Argument(metavar="[ROOT]", help="The same as --root.")] = None,
+    older_than: Annotated[str, typer.Option(help="Age that no living writer's file has: 90s, 30m, 24h, 7d.")] = "24h",
+    dry_run: Annotated[bool, typer.Option("--dry-run/--yes", help="Only show what would go, or do it.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Delete what killed and losing writers left behind, on S3 also unfinished uploads; no reader sees any of it."""
+    from tdm_r1.runtime.inspection import sweep_run
+
+    sweep_run(_one_root(root, run, "sweep"), older_than, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()

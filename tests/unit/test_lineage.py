@@ -173,6 +173,7 @@ def walked_children(root: Path) -> list[str]:
 def test_a_changed_run_file_is_told_and_exits_1(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = root / "run.json"
     body = json.loads(path.read_bytes()) | {"seed": 7}
+    del body["seal"]  # as an earlier version wrote it; a seal that does not fit is refused at once
     path.unlink()
     path.write_text(json.dumps(body))
     assert tdm_r1("lineage", "--root", str(root)) == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ from threading import Barrier
 import pytest
 import torch
 
+from tdm_r1.artifacts.leftovers import Sweepable
 from tdm_r1.artifacts.manifest import Manifest
 from tdm_r1.artifacts.records import (
     RECORDS,
@@ -20,16 +23,18 @@ from tdm_r1.artifacts.records import (
     Rollout,
 )
 from tdm_r1.artifacts.repository import load, read_manifest, require_manifest
-from tdm_r1.artifacts.store import Store, open_store
+from tdm_r1.artifacts.store import LocalStore, Store, open_store
 from tdm_r1.errors import (
     ArtifactError,
     ConfigError,
     StorageFullError,
+    TemporaryStorageError,
 )
 from tests.unit.artifact_examples import (
     EXAMPLES,
     WHERE,
     assert_same,
+    path_of,
     prompt_set,
     put,
     rollout,
@@ -129,6 +134,64 @@ def test_the_second_writer_of_a_key_is_told_so_and_changes_nothing(store: Store,
     assert not store.write_bytes_if_absent("a/key", b"second")
     assert not store.put_file_if_absent(tmp_path / "local", "a/key")
     assert store.read_bytes("a/key") == b"first"
+
+
+class Unreadable(LocalStore):
+    """A store whose objects cannot be read just now."""
+
+    def fetch(self, key: str, local: Path) -> None:
+        raise TemporaryStorageError(f"503 for {key}, wanted at {local}")
+
+
+def test_a_store_that_fails_while_bytes_are_compared_says_so_and_gets_no_second_copy(store: Store) -> None:
+    put(store, rollout(20))
+    store.delete(f"{WHERE}/manifest.json")
+    with pytest.raises(TemporaryStorageError):
+        put(Unreadable(store.root), rollout(20))
+    assert store.list("") == [f"{WHERE}/part.parquet"]
+
+
+def test_every_folder_that_a_write_makes_is_flushed_with_the_one_that_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record whose folder a power cut takes away is lost, however well its files were flushed."""
+    flushed: set[str] = set()
+    really = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed.add(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert open_store(str(tmp_path / "new" / "run")).write_bytes_if_absent("a/b/key", b"")
+    folders = [tmp_path, tmp_path / "new", tmp_path / "new/run", tmp_path / "new/run/a", tmp_path / "new/run/a/b"]
+    assert {str(folder) for folder in folders} <= flushed
+
+
+def test_a_listing_goes_on_while_folders_vanish(store: Store) -> None:
+    def come_and_go(_: int) -> None:
+        for number in range(30):
+            store.write_bytes_if_absent(f"a/{number}/b/c", b"")
+            store.delete_prefix(f"a/{number}")
+
+    store.write_bytes_if_absent("stays", b"")
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(come_and_go, 0)
+        while not work.done():
+            assert "stays" in store.list("")
+        work.result()
+    assert store.list("") == ["stays"]
+
+
+def test_an_age_counts_from_the_write_and_is_none_where_nothing_is(store: Store) -> None:
+    store.write_bytes_if_absent("a/b", b"12")
+    then = time.time() - 100
+    os.utime(path_of(store, "a/b"), (then, then))
+    assert store.age("a/b") == pytest.approx(100, abs=30)
+    assert store.age("a/c") is store.age("a/b/c") is None
+    assert isinstance(store, Sweepable)
+    (entry,) = store.entries()
+    assert (entry.key, entry.size, round(entry.age, -2)) == ("a/b", 2, 100)
 
 
 def test_a_store_lists_and_deletes_by_folder(store: Store) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from tdm_r1.artifacts.records import RECORDS
+from tdm_r1.artifacts.seal import canonical_json, parse_object, seal_of, take_seal
 from tdm_r1.errors import CorruptArtifactError, SchemaError
 
 HASH_CHUNK_BYTES = 1 << 20
@@ -95,7 +95,10 @@ class Manifest(_Frozen):
         """
         body = _parse_object(data)
         require_known(body.get("kind"), body.get("version"))
-        _require_seal(body)
+        try:
+            take_seal(body, "manifest")
+        except CorruptArtifactError as error:
+            raise CorruptArtifactError(error.message, hint=_REBUILD) from error
         recorded = body.pop("digest", None)
         try:
             manifest = cls.model_validate(body)
@@ -116,28 +119,6 @@ class Manifest(_Frozen):
 
 
 _REBUILD = "delete this stage directory and run the stage again"
-
-
-def canonical_json(value: Mapping[str, Any]) -> bytes:
-    """Return JSON with sorted keys and no spaces, in UTF-8; NaN is refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
-def seal_of(body: Mapping[str, Any]) -> str:
-    """Return the SHA-256 over the canonical JSON of a whole manifest, without its seal."""
-    return hashlib.sha256(canonical_json({key: body[key] for key in body if key != "seal"})).hexdigest()
-
-
-def _require_seal(body: dict[str, Any]) -> None:
-    """Take the seal off, or refuse; one that is absent is that of an earlier version."""
-    try:
-        sealed, expected = body.pop("seal", None), seal_of(body)
-    except (ValueError, RecursionError) as error:  # NaN, or half of a surrogate pair
-        raise CorruptArtifactError(f"the manifest is not canonical JSON: {error}", hint=_REBUILD) from error
-    if sealed not in (None, expected):
-        raise CorruptArtifactError(
-            f"the manifest says its seal is {sealed!r:.80} but it hashes to {expected}", hint=_REBUILD
-        )
 
 
 def require_known(kind: Any, version: Any) -> None:
@@ -166,9 +147,6 @@ def sha256_of(path: Path) -> str:
 
 def _parse_object(data: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(data)
+        return parse_object(data)
     except (ValueError, RecursionError) as error:
-        raise CorruptArtifactError(f"the manifest is not JSON: {error}", hint=_REBUILD) from error
-    if not isinstance(body, dict):
-        raise CorruptArtifactError("the manifest is not a JSON object", hint=_REBUILD)
-    return body
+        raise CorruptArtifactError(f"the manifest is not canonical JSON: {error}", hint=_REBUILD) from error

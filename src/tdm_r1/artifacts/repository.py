@@ -7,6 +7,7 @@ without a manifest holds nothing for any reader, whatever a failed stage left th
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -15,10 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tdm_r1.artifacts.codec import Record
+from tdm_r1.artifacts.leftovers import ADOPTED_SECONDS
 from tdm_r1.artifacts.manifest import FileEntry, Manifest, Provenance, sha256_of
 from tdm_r1.artifacts.store import Store, storage_errors
 from tdm_r1.artifacts.tombstone import refuse_pruned
-from tdm_r1.errors import ArtifactError, CorruptArtifactError, MissingParentError, SchemaError, TdmR1Error
+from tdm_r1.errors import ArtifactError, CorruptArtifactError, MissingParentError, SchemaError
 
 MANIFEST_NAME = "manifest.json"
 
@@ -40,7 +42,7 @@ def commit(
     gives the digest of each parent's manifest by its location, `config_digest` that of the
     configuration section which the stage saw.
     """
-    with storage_errors(f"{store.root}/{location}"), tempfile.TemporaryDirectory() as scratch:
+    with storage_errors(f"{store.root}/{location}"), tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
         directory = Path(scratch)
         record.write(directory)
         manifest = Manifest(
@@ -62,7 +64,7 @@ def commit(
 def load(store: Store, location: str, record: type[AnyRecord]) -> tuple[AnyRecord, Manifest]:
     """Read the record committed at `location`, after checking kind, version and every file's bytes."""
     manifest = require_kind(store, location, record)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
         for name, entry in manifest.files.items():
             fetch_verified(store, f"{location}/{entry.stored_as}", Path(scratch, name), entry)
         return record.read(Path(scratch)), manifest
@@ -72,7 +74,7 @@ def load_tensors(store: Store, location: str, record: type[Record], field: str) 
     """Read one field of tensors of the record at `location`, verified, without its other files."""
     manifest = require_kind(store, location, record)
     name = next(file for file, owner in record.files().items() if owner == field)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
         local = Path(scratch, name)
         fetch_verified(store, f"{location}/{manifest.files[name].stored_as}", local, manifest.files[name])
         return load_file(local), manifest
@@ -148,21 +150,30 @@ def store_file(store: Store, location: str, local: Path, entry: FileEntry) -> st
     right now. Nobody can tell, so they stay, and this file gets its hash in front of its name. Where the
     store cannot exclude a rival, as for a multipart upload, it gets it at once: then a rival who writes
     the same key at the same moment writes the same bytes.
+
+    Its own bytes are taken over where they lie, but only young ones: old ones may be about to be swept.
     """
     addressed = f"{entry.sha256[:16]}.{local.name}"
-    for name in (local.name, addressed) if store.is_exclusive(entry.size) else (addressed,):
+    own = [local.name, addressed] if store.is_exclusive(entry.size) else [addressed]
+    for name in [*own, f"{entry.sha256[:16]}.{uuid.uuid4().hex[:8]}.{local.name}"]:
         key = f"{location}/{name}"
-        if store.put_file_if_absent(local, key) or holds(store, key, entry):
+        if store.put_file_if_absent(local, key) or (is_young(store, key) and holds(store, key, entry)):
             return name
     raise CorruptArtifactError(f"`{store.root}/{key}` is damaged", hint=f"delete `{store.root}/{location}` and retry")
 
 
+def is_young(store: Store, key: str) -> bool:
+    """Whether the object at `key` is so new that no sweep takes it before its commit ends."""
+    age = store.age(key)
+    return age is not None and age < ADOPTED_SECONDS
+
+
 def holds(store: Store, key: str, entry: FileEntry) -> bool:
     """Whether the object at `key` has the bytes of `entry`."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
         try:
             fetch_verified(store, key, Path(scratch, "file"), entry)
-        except TdmR1Error:
+        except ArtifactError:  # a full disk or a server that fails says nothing about the object
             return False
     return True
 

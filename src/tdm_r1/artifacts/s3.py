@@ -14,31 +14,27 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeVar
 
+from tdm_r1.artifacts.leftovers import TEMPORARY_SUFFIX, Entry, is_temporary
 from tdm_r1.artifacts.s3_client import AGAIN, CONFLICTS, code_of, open_client, parse_root, s3_errors, status_of
-from tdm_r1.artifacts.store import TEMPORARY_SUFFIX, is_temporary, require_key, storage_errors
+from tdm_r1.artifacts.s3_upload import PARALLEL, put_parts, server_time, slices, unfinished_uploads
+from tdm_r1.artifacts.store import require_key, storage_errors
 from tdm_r1.errors import ArtifactError, ConfigError, TemporaryStorageError
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 PART_BYTES: Final = 16 << 20
 """A larger file is uploaded in parts of this size, and a larger object fetched in ranges of it."""
-MOST_PARTS: Final = 10_000
-"""S3's limit for one upload."""
-PARALLEL: Final = 4
-"""Parts in flight: `PARALLEL` · `PART_BYTES` is what an upload holds in memory."""
 DELETED_AT_ONCE: Final = 1000
 """S3's limit for one request."""
 READ_ATTEMPTS: Final = 5
-"""Of a small object whose body breaks off."""
+"""Of an object whose body breaks off."""
 CONFLICT_ATTEMPTS: Final = 6
 WRITER: Final = "tdm-r1-write"
 """Metadata: a token of the call that wrote the object, so that it knows its own write after a lost answer."""
+
+Value = TypeVar("Value")
 
 
 class S3Store:
@@ -61,18 +57,29 @@ class S3Store:
 
     def read_bytes(self, key: str) -> bytes:
         """The whole object: for manifests and configurations."""
+        from boto3.exceptions import Boto3Error, RetriesExceededError
         from botocore.exceptions import HTTPClientError, IncompleteReadError
 
-        with self._errors(key):
-            for attempt in range(READ_ATTEMPTS):
+        def read() -> bytes:
+            with self._client.get_object(Bucket=self._bucket, Key=self._at(key))["Body"] as body:
                 try:
-                    with self._client.get_object(Bucket=self._bucket, Key=self._at(key))["Body"] as body:
-                        return body.read()
-                except (HTTPClientError, IncompleteReadError):  # botocore retries requests, not bodies
-                    if attempt + 1 == READ_ATTEMPTS:
-                        raise
+                    return body.read()
+                except (HTTPClientError, IncompleteReadError) as error:
+                    raise RetriesExceededError(Boto3Error(str(error))) from error
+
+        return self._read(key, read)
+
+    def _read(self, key: str, read: Callable[[], Value]) -> Value:
+        """Call `read` again when a body broke off: botocore retries requests, not bodies."""
+        from boto3.exceptions import RetriesExceededError
+
+        with self._errors(key):
+            for attempt in range(READ_ATTEMPTS - 1):
+                try:
+                    return read()
+                except RetriesExceededError:
                     pause(attempt)
-        raise AssertionError("unreachable")
+            return read()
 
     def require_writable(self) -> None:
         """Probe, once per opened store, that the bucket refuses a second write of one key.
@@ -115,10 +122,16 @@ class S3Store:
                 return self._if_absent(path, lambda token: self._put(path, local.read_bytes(), token))
             if self._head(path) is not None:
                 return False  # saves the upload
-            return self._if_absent(path, lambda token: self._put_parts(path, slices(local, size), token))
+            parts, client, bucket = slices(local, size, PART_BYTES), self._client, self._bucket
+            return self._if_absent(path, lambda token: put_parts(client, bucket, path, parts, {WRITER: token}))
 
     def is_exclusive(self, size: int) -> bool:
         return size <= PART_BYTES
+
+    def age(self, key: str) -> float | None:
+        with self._errors(key):
+            found = self._head(self._at(key))
+        return (server_time(found) - found["LastModified"]).total_seconds() if found else None
 
     def overwrite(self, key: str, data: bytes) -> None:
         with self._errors(key):
@@ -130,8 +143,8 @@ class S3Store:
         config = TransferConfig(
             multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=PARALLEL
         )
-        with self._errors(key), storage_errors(str(local)):
-            self._client.download_file(self._bucket, self._at(key), str(local), Config=config)
+        with storage_errors(str(local)):
+            self._read(key, lambda: self._client.download_file(self._bucket, self._at(key), str(local), Config=config))
 
     def delete(self, key: str) -> None:
         path = self._at(key)
@@ -148,6 +161,26 @@ class S3Store:
                 for start in range(0, len(group), DELETED_AT_ONCE):
                     self._delete(group[start : start + DELETED_AT_ONCE])
 
+    def entries(self) -> list[Entry]:
+        folder = self._prefix and f"{self._prefix}/"
+        with self._errors(""):
+            uploads = unfinished_uploads(self._client, self._bucket, folder)
+            return sorted([*self._entries(folder), *uploads])
+
+    def discard(self, entry: Entry) -> None:
+        from botocore.exceptions import ClientError
+
+        if not entry.upload:
+            self.delete(entry.key)
+            return
+        with self._errors(entry.key):
+            where: Any = {"Bucket": self._bucket, "Key": self._at(entry.key), "UploadId": entry.upload}
+            try:
+                self._client.abort_multipart_upload(**where)
+            except ClientError as error:
+                if code_of(error) != "NoSuchUpload":
+                    raise
+
     def list(self, prefix: str) -> list[str]:
         folder = f"{self._at(prefix)}/" if prefix else self._prefix and f"{self._prefix}/"
         cut = len(self._prefix) + 1 if self._prefix else 0
@@ -159,8 +192,14 @@ class S3Store:
         return f"{self._prefix}/{require_key(key)}" if self._prefix else require_key(key)
 
     def _paths(self, folder: str) -> Iterator[str]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=folder)
-        return (item["Key"] for page in pages for item in page.get("Contents", []))
+        return (folder + entry.key for entry in self._entries(folder))
+
+    def _entries(self, folder: str) -> Iterator[Entry]:
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=folder):
+            now = server_time(page)
+            for item in page.get("Contents", []):
+                age = (now - item["LastModified"]).total_seconds()
+                yield Entry(item["Key"].removeprefix(folder), item["Size"], age)
 
     def _delete(self, paths: Sequence[str]) -> None:
         doomed: Any = {"Objects": [{"Key": path} for path in paths], "Quiet": True}
@@ -172,12 +211,12 @@ class S3Store:
                 hint="check that the role may delete, and delete again",
             )
 
-    def _head(self, path: str) -> dict[str, str] | None:
-        """The metadata of an object, None when there is none."""
+    def _head(self, path: str) -> Any:
+        """What the server says of an object, None when there is none."""
         from botocore.exceptions import ClientError
 
         try:
-            return self._client.head_object(Bucket=self._bucket, Key=path)["Metadata"]
+            return self._client.head_object(Bucket=self._bucket, Key=path)
         except ClientError as error:
             if status_of(error.response) != 404:
                 raise
@@ -231,48 +270,13 @@ class S3Store:
                 if status_of(error.response) == 412 or code_of(error) == "NoSuchUpload":
                     found = self._head(path)
                     if found is not None:
-                        return found.get(WRITER) == token
+                        return bool(found["Metadata"].get(WRITER) == token)
                 raise
             return True
         raise TemporaryStorageError(f"`{path}` in bucket `{self._bucket}` is being written by others", hint=AGAIN)
 
     def _put(self, path: str, data: bytes, token: str) -> None:
         self._client.put_object(Bucket=self._bucket, Key=path, Body=data, IfNoneMatch="*", Metadata={WRITER: token})
-
-    def _put_parts(self, path: str, parts: Sequence[Callable[[], bytes]], token: str) -> None:
-        """Upload an object in parts, each read when its turn comes; on a failure nothing of it stays."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        where: Any = {"Bucket": self._bucket, "Key": path}
-        where["UploadId"] = self._client.create_multipart_upload(**where, Metadata={WRITER: token})["UploadId"]
-
-        def send(number: int) -> CompletedPartTypeDef:
-            answer = self._client.upload_part(**where, PartNumber=number, Body=parts[number - 1]())
-            part: CompletedPartTypeDef = {"PartNumber": number, "ETag": answer["ETag"]}
-            if "ChecksumCRC32" in answer:  # what boto3 sends by default, and AWS then wants back
-                part["ChecksumCRC32"] = answer["ChecksumCRC32"]
-            return part
-
-        try:
-            with ThreadPoolExecutor(PARALLEL) as pool:
-                sent = list(pool.map(send, range(1, len(parts) + 1)))
-            self._client.complete_multipart_upload(**where, MultipartUpload={"Parts": sent}, IfNoneMatch="*")
-        except BaseException:
-            with suppress(BotoCoreError, ClientError):  # a lifecycle rule takes what is left after a lost connection
-                self._client.abort_multipart_upload(**where)
-            raise
-
-
-def slices(local: Path, size: int) -> list[Callable[[], bytes]]:
-    """Readers of consecutive parts of a file, as many as S3 takes at most."""
-    step = max(PART_BYTES, -(-size // MOST_PARTS))
-
-    def read(start: int) -> bytes:
-        with local.open("rb") as file:
-            file.seek(start)
-            return file.read(step)
-
-    return [lambda start=start: read(start) for start in range(0, size, step)]  # type: ignore[misc]
 
 
 def pause(attempt: int) -> None:

@@ -11,16 +11,17 @@ import errno
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
+from tdm_r1.artifacts.leftovers import TEMPORARY_SUFFIX, Entry, is_temporary
 from tdm_r1.errors import ArtifactError, ConfigError, StorageFullError, TdmR1Error
 
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-TEMPORARY_SUFFIX = ".tmp"
 
 
 class Store(Protocol):
@@ -49,6 +50,9 @@ class Store(Protocol):
     def is_exclusive(self, size: int) -> bool:
         """Whether files of so many bytes are put so that at most one of simultaneous writers wins."""
 
+    def age(self, key: str) -> float | None:
+        """Seconds since the object was written, by the store's own clock; None when there is none."""
+
     def overwrite(self, key: str, data: bytes) -> None:
         """Store `data` whether or not the key exists: for `result.json` and pages, never for a record."""
 
@@ -67,14 +71,6 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted keys under the folder `prefix`; an empty prefix lists all."""
-
-
-@runtime_checkable
-class ShowsUnfinished(Protocol):
-    """A store that can also name what no reader of it sees."""
-
-    def unfinished(self) -> list[str]:
-        """Return the sorted names, below the root, of writes and deletes that never ended."""
 
 
 def open_store(root: str) -> Store:
@@ -140,6 +136,11 @@ class LocalStore:
         del size  # a link is exclusive whatever it names
         return True
 
+    def age(self, key: str) -> float | None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return time.time() - self._at(key).stat().st_mtime
+        return None
+
     def overwrite(self, key: str, data: bytes) -> None:
         with self._fresh(key) as temporary:
             temporary.write_bytes(data)
@@ -164,14 +165,31 @@ class LocalStore:
             folder.rename(doomed)  # all of it vanishes at once: no reader sees a half-deleted record
             shutil.rmtree(doomed)
 
-    def unfinished(self) -> list[str]:
-        files = (p.relative_to(self._path) for p in self._path.rglob("*") if p.is_file())
-        return sorted(p.as_posix() for p in files if any(is_temporary(part) for part in p.parts))
+    def entries(self) -> list[Entry]:
+        found = []
+        for path in self._files(self._path):
+            with suppress(FileNotFoundError):  # its writer ended meanwhile
+                status = path.stat()
+                key = path.relative_to(self._path).as_posix()
+                found.append(Entry(key, status.st_size, time.time() - status.st_mtime))
+        return sorted(found)
+
+    def discard(self, entry: Entry) -> None:
+        self.delete(entry.key)
+        for folder in self._at(entry.key).relative_to(self._path).parents:
+            if is_temporary(folder.name):  # of a delete that was cut short
+                with suppress(OSError):
+                    (self._path / folder).rmdir()
 
     def list(self, prefix: str) -> list[str]:
-        folder = self._at(prefix) if prefix else self._path
-        files = (p.relative_to(self._path) for p in folder.rglob("*") if p.is_file())
-        return sorted(p.as_posix() for p in files if not any(is_temporary(part) for part in p.parts))
+        files = self._files(self._at(prefix) if prefix else self._path)
+        keys = (path.relative_to(self._path) for path in files)
+        return sorted(key.as_posix() for key in keys if not any(is_temporary(part) for part in key.parts))
+
+    def _files(self, folder: Path) -> Iterator[Path]:
+        """Files at any depth; a folder that vanishes meanwhile has none."""
+        for parent, _, names in os.walk(folder):
+            yield from (path for name in names if (path := Path(parent, name)).is_file())
 
     def _at(self, key: str) -> Path:
         return self._path / require_key(key)
@@ -189,7 +207,7 @@ class LocalStore:
         target = self._at(key)
         temporary = temporary_beside(target)
         with storage_errors(f"{self._root}/{key}"):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder_durably(target.parent)
             try:
                 yield temporary
             finally:
@@ -201,9 +219,12 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
 
 
-def is_temporary(name: str) -> bool:
-    """Whether `name` is that of an unfinished write or a delete in progress."""
-    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+def make_folder_durably(folder: Path) -> None:
+    """Make a folder and its missing parents, each on disk when the call returns; one that is there is fine."""
+    if not folder.is_dir():
+        make_folder_durably(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _fsync(folder.parent)
 
 
 def link_durably(temporary: Path, target: Path) -> bool:

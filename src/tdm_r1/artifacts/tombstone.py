@@ -6,11 +6,13 @@ there is pruned when the tombstone names it, and missing otherwise.
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from tdm_r1.artifacts.manifest import Digest, Manifest
+from tdm_r1.artifacts.seal import parse_object, seal_of, take_seal
 from tdm_r1.artifacts.store import Store
 from tdm_r1.errors import ArtifactError, CorruptArtifactError, PrunedError
 
@@ -44,7 +46,16 @@ class Tombstone(_Frozen):
     """Such as `--keep-last 2 --keep-every 10`."""
 
     def to_bytes(self) -> bytes:
-        return self.model_dump_json(indent=2).encode() + b"\n"
+        """Return indented JSON with a seal over all of it: a reader notices any change."""
+        body = self.model_dump(mode="json")
+        return json.dumps(body | {"seal": seal_of(body)}, indent=2, ensure_ascii=False).encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Tombstone:
+        """Parse what `to_bytes` wrote; one of an earlier version has no seal."""
+        body = parse_object(data)
+        take_seal(body, "tombstone")
+        return cls.model_validate_json(json.dumps(body))
 
 
 def bury(manifest: Manifest, names: list[str], *, pruned: AwareDatetime, rule: str) -> Tombstone:
@@ -64,8 +75,8 @@ def read_tombstone(store: Store, location: str) -> Tombstone | None:
     if not store.exists(key):
         return None
     try:
-        return Tombstone.model_validate_json(store.read_bytes(key))
-    except ValidationError as error:
+        return Tombstone.from_bytes(store.read_bytes(key))
+    except (ValueError, RecursionError, CorruptArtifactError) as error:  # pydantic's ValidationError is a ValueError
         raise CorruptArtifactError(f"`{store.root}/{key}` is not a valid tombstone: {error}") from error
 
 

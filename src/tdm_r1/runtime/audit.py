@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tdm_r1.artifacts.leftovers import Sweepable, is_written_as
 from tdm_r1.artifacts.manifest import FileEntry, Manifest, sha256_of
 from tdm_r1.artifacts.records import RECORDS
 from tdm_r1.artifacts.repository import MANIFEST_NAME, read_manifest
-from tdm_r1.artifacts.store import ShowsUnfinished, Store, open_store
+from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.artifacts.tombstone import TOMBSTONE_NAME, read_tombstone
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ArtifactError, ConfigError
@@ -27,7 +28,8 @@ from tdm_r1.runtime.audit_faults import AuditReport, Fault, RecordAudit
 from tdm_r1.runtime.history import REPORT_FILE
 from tdm_r1.runtime.layout import BASE, ONCE, PROMPTS, RUN_FILE, SHARDED, STAGES, STOP_FILE, Task, all_tasks, parents_of
 from tdm_r1.runtime.results import RESULT_FILE
-from tdm_r1.runtime.run import digest_of, read_config
+from tdm_r1.runtime.run import digest_of
+from tdm_r1.runtime.run_file import read_config, stored_values
 
 BESIDE: Final = frozenset({RUN_FILE, STOP_FILE, RESULT_FILE, REPORT_FILE})
 """What may lie in the root without a manifest."""
@@ -90,8 +92,8 @@ def read_configuration(store: Store, keys: frozenset[str]) -> tuple[RunConfig | 
     try:
         config = read_config(store)
         raw = store.read_bytes(RUN_FILE)
-        stored = json.loads(raw)
-        canonical = json.dumps(stored, indent=2, ensure_ascii=False).encode() + b"\n"
+        stored = stored_values(raw)
+        canonical = json.dumps(json.loads(raw), indent=2, ensure_ascii=False).encode() + b"\n"
     except (ConfigError, ArtifactError, ValueError) as error:
         found = error.message if isinstance(error, ConfigError | ArtifactError) else str(error)
         return None, frozenset(), [Fault("configuration", RUN_FILE, first_line(found), "the run's configuration")]
@@ -147,7 +149,7 @@ def audit_record(walk: Walk, task: Task) -> RecordAudit:
     dropped, grave = pruned(walk, task, manifest)
     faults += grave
     size = 0
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
         damaged = []
         for name, entry in manifest.files.items():
             if name in dropped:
@@ -185,7 +187,7 @@ def pruned(walk: Walk, task: Task, manifest: Manifest) -> tuple[set[str], list[F
 
 def check_file(walk: Walk, key: str, local: Path, entry: FileEntry) -> list[Fault]:
     """Fetch one file to `local`; its size and hash are what the manifest says, or there is a fault."""
-    if key not in walk.keys:
+    if key not in walk.keys and not walk.store.exists(key):  # a stage may have committed it after the listing
         return [Fault("missing", key, "no file", f"{entry.size:,} bytes with sha256 {entry.sha256}")]
     try:
         walk.store.fetch(key, local)
@@ -246,7 +248,7 @@ def gaps(tasks: Sequence[Task], present: Sequence[Task]) -> list[Fault]:
 
 
 def strays(walk: Walk, tasks: Sequence[Task]) -> list[Fault]:
-    """Files that no manifest names: orphans, or unfinished where nothing is committed yet."""
+    """Files that no manifest names: unfinished if a writer that died or lost left them, else orphans."""
     found = []
     locations = {task.location for task in tasks}
     for key in sorted(walk.keys - BESIDE):
@@ -257,8 +259,12 @@ def strays(walk: Walk, tasks: Sequence[Task]) -> list[Fault]:
         elif manifest is None:
             found.append(Fault("unfinished", key, "a file", "a manifest, once the stage has run"))
         elif isinstance(manifest, Manifest) and name not in names_of(manifest):
-            found.append(Fault("orphan", key, "a file", "nothing: the manifest beside it does not name it"))
+            lost = is_written_as(name, manifest.files)
+            found.append(Fault("unfinished" if lost else "orphan", key, "a file", _UNNAMED))
     return found
+
+
+_UNNAMED: Final = "nothing: the manifest beside it does not name it"
 
 
 def names_of(manifest: Manifest) -> set[str]:
@@ -268,8 +274,15 @@ def names_of(manifest: Manifest) -> set[str]:
 
 def leftovers(store: Store) -> list[Fault]:
     """What writers that died left behind, where the store can tell."""
-    names = store.unfinished() if isinstance(store, ShowsUnfinished) else []
-    return [Fault("unfinished", name, "a temporary file", "nothing, unless a stage runs now") for name in names]
+    entries = store.entries() if isinstance(store, Sweepable) else []
+    return [
+        Fault("unfinished", entry.key, f"a temporary {'upload' if entry.upload else 'file'}", _RUNNING)
+        for entry in entries
+        if entry.temporary
+    ]
+
+
+_RUNNING: Final = "nothing, unless a stage runs now"
 
 
 def first_line(text: str) -> str:

@@ -23,7 +23,7 @@ KINDS: Final[Mapping[Kind, str]] = MappingProxyType(
         "configuration": "records made from another configuration",
         "gap": "records missing before later ones",
         "orphan": "files that no manifest names",
-        "unfinished": "unfinished writes, seen by no reader (not a fault)",
+        "unfinished": "left by writers that died or lost, seen by no reader (not a fault; `tdm-r1 sweep` deletes them)",
     }
 )
 

@@ -80,7 +80,7 @@ def _metrics(run: Run, task: Task) -> list[dict[str, Any]]:
     kind = Evaluation if task.stage == "evaluation" else TrainingState
     name = next(file for file, field in kind.files().items() if field == "metrics")
     entry = manifest.files[name]
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
         fetch_verified(run.store, f"{task.location}/{entry.stored_as}", Path(scratch, name), entry)
         rows: list[dict[str, Any]] = pq.read_table(Path(scratch, name)).to_pylist()
     return rows

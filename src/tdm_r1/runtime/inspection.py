@@ -1,4 +1,4 @@
-"""What the commands `query`, `lineage` and `prune` print."""
+"""What the commands `query`, `lineage`, `prune` and `sweep` print."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from tdm_r1.runtime.openlineage import write_events
 from tdm_r1.runtime.prune import Retention, plan_prune, prune
 from tdm_r1.runtime.query import Answer, query, view_columns
 from tdm_r1.runtime.run import open_run
+from tdm_r1.runtime.sweep import SweepPlan, parse_age, plan_sweep, sweep
 
 Form = Literal["table", "json", "csv"]
 
@@ -98,3 +100,31 @@ def prune_run(root: str, *, keep_last: int, keep_every: int, yes: bool) -> None:
     files = sum(len(drop.names) for drop in plan.drops)
     done = "dropped" if yes else "would be dropped; nothing was changed, repeat with --yes to do it:"
     console.OUT.print(f"{done} {files} files of {len(plan.drops)} records, {plan.size:,} bytes", soft_wrap=True)
+
+
+def sweep_run(root: str, older_than: str, *, dry_run: bool, as_json: bool) -> None:
+    """Show what dead and losing writers left behind, and unless it is a dry run delete it."""
+    plan = plan_sweep(root, parse_age(older_than))
+    gone = 0 if dry_run else sweep(root, plan)
+    if as_json:
+        print(json.dumps({**asdict(plan), "size": plan.size, "deleted": gone}, indent=1))
+        return
+    console.OUT.print(sweep_table(root, plan))
+    for location in plan.unreadable:
+        console.OUT.print(f"left alone {location}: its manifest cannot be read", soft_wrap=True)
+    if plan.young:
+        console.OUT.print(f"kept {len(plan.young)} that are not older than {older_than}", soft_wrap=True)
+    count = len(plan.doomed)
+    done = "would be deleted; nothing was changed, repeat with --yes to do it:" if dry_run else f"{gone} deleted of"
+    console.OUT.print(f"{done} {count} leftovers, {plan.size:,} bytes", soft_wrap=True)
+
+
+def sweep_table(root: str, plan: SweepPlan) -> Table:
+    """One line per leftover that is old enough."""
+    table = Table(title=Text(f"{root}: sweep, older than {plan.older_than:,.0f} s"), title_justify="left")
+    for column in ("leftover", "why", "hours", "bytes"):
+        table.add_column(column, justify="right" if column in ("hours", "bytes") else "left", overflow="fold")
+    for leftover in plan.doomed:
+        entry = leftover.entry
+        table.add_row(Text(console.printable(entry.key)), leftover.why, f"{entry.age / 3600:,.1f}", f"{entry.size:,}")
+    return table

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from tdm_r1.artifacts.manifest import Manifest, canonical_json, sha256_of
+from tdm_r1.artifacts.manifest import Manifest, sha256_of
 from tdm_r1.artifacts.records import PromptSet, Rewards, Rollout
 from tdm_r1.artifacts.repository import read_manifest
+from tdm_r1.artifacts.seal import canonical_json
 from tdm_r1.artifacts.tombstone import read_tombstone
 from tdm_r1.errors import ArtifactError, ConfigError
 from tdm_r1.models.open import source_folder
 from tdm_r1.runtime.generators import newest_generator
 from tdm_r1.runtime.layout import RUN_FILE, Task, check, generator_after, shard_tasks
-from tdm_r1.runtime.run import Run
+from tdm_r1.runtime.run import Run, digest_of
+from tdm_r1.runtime.run_file import stored_values
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def trace(run: Run, *, iteration: int | None = None, sample_id: str | None = Non
 
 def digest_of_run_file(run: Run) -> str:
     """SHA-256 of run.json's content as it stands there: a later version's new knobs are not in it."""
-    return hashlib.sha256(canonical_json(json.loads(run.store.read_bytes(RUN_FILE)))).hexdigest()
+    return digest_of(stored_values(run.store.read_bytes(RUN_FILE)))
 
 
 def ancestors(run: Run, head: str) -> tuple[dict[str, Node], list[str]]:

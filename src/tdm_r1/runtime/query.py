@@ -130,7 +130,10 @@ def query(run: Run, sql: str) -> Answer:
         kinds = [statement.type.name for statement in statements]
         if len(kinds) != 1 or kinds[0] not in ("SELECT", "EXPLAIN"):
             raise ConfigError(f"expected one SELECT, found {' and '.join(kinds) or 'nothing'}", hint=_hint())
-        with tempfile.TemporaryDirectory() as scratch, duckdb.connect(":memory:", config=dict(LOCKED)) as connection:
+        with (
+            tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch,
+            duckdb.connect(":memory:", config=dict(LOCKED)) as connection,
+        ):
             pruned = _bind(connection, run, sql, Path(scratch))
             connection.execute("SET lock_configuration=true")
             cursor = connection.execute(statements[0])

@@ -21,7 +21,8 @@ from tdm_r1.models.progress import Progress, silent
 from tdm_r1.runtime.compare import Difference, compare_files
 from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.layout import BASE, ONCE, PROMPTS, SHARDED, Task, all_tasks, check
-from tdm_r1.runtime.run import Run, read_config
+from tdm_r1.runtime.run import Run
+from tdm_r1.runtime.run_file import read_config
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ class OverlayStore:
     def is_exclusive(self, size: int) -> bool:
         return self._above.is_exclusive(size)
 
+    def age(self, key: str) -> float | None:
+        return self._of(key).age(key)
+
     def overwrite(self, key: str, data: bytes) -> None:
         self._writable(key).overwrite(key, data)
 
@@ -151,7 +155,7 @@ def replay(root: str, text: str, *, progress: Progress = silent) -> list[Replaye
             hint=f"see what is committed with `tdm-r1 inspect --root {root}`",
         )
     run = Run(original, config)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
         above = open_store(scratch)
         return [replay_one(run, original, above, task, manifest, progress) for task, manifest in committed]
 
@@ -177,7 +181,7 @@ def first_difference(
         other = replayed.files[name]
         if entry.sha256 == other.sha256:
             continue
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
             left, right = Path(scratch, "recorded"), Path(scratch, "replayed")
             fetch_verified(original, f"{location}/{entry.stored_as}", left, entry)
             fetch_verified(above, f"{location}/{other.stored_as}", right, other)
