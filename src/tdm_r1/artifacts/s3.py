@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tdm_r1.artifacts.s3_client import AGAIN, CONFLICTS, code_of, open_client, parse_root, s3_errors, status_of
-from tdm_r1.artifacts.store import TEMPORARY_SUFFIX, is_temporary, require_key, storage_errors
+from tdm_r1.artifacts.store import (
+    MOST_BYTES,
+    TEMPORARY_SUFFIX,
+    is_temporary,
+    require_key,
+    require_small,
+    storage_errors,
+)
 from tdm_r1.errors import ArtifactError, ConfigError, TemporaryStorageError
 
 if TYPE_CHECKING:
@@ -67,7 +74,7 @@ class S3Store:
             for attempt in range(READ_ATTEMPTS):
                 try:
                     with self._client.get_object(Bucket=self._bucket, Key=self._at(key))["Body"] as body:
-                        return body.read()
+                        return require_small(body.read(MOST_BYTES + 1), f"{self._root}/{key}")
                 except (HTTPClientError, IncompleteReadError):  # botocore retries requests, not bodies
                     if attempt + 1 == READ_ATTEMPTS:
                         raise
