@@ -87,7 +87,8 @@ def compare_columns(
     """Row by row; a column of tensors entry by entry."""
     if isinstance(recorded, Tensor) and isinstance(replayed, Tensor):
         return compare_values(recorded, replayed, where)
-    assert not isinstance(recorded, Tensor) and not isinstance(replayed, Tensor)  # noqa: PT018
+    assert not isinstance(recorded, Tensor)
+    assert not isinstance(replayed, Tensor)
     left, right = recorded.to_pylist(), replayed.to_pylist()
     rows = [row for row, pair in enumerate(zip(left, right, strict=True)) if not same(*pair)]
     if not rows:
