@@ -77,7 +77,7 @@ def test_a_login_that_fails_shows_and_stores_no_secret(
     fault: str, s3_server: Server, s3_root: str, tmp_path: Path
 ) -> None:
     commands: Sequence[list[str]] = reading(s3_root, tmp_path)
-    for arguments in commands if fault == "wrong secret" else commands[:2]:
+    for arguments in commands[:3] if fault == "wrong secret" else commands[:1]:
         done = command(tmp_path, FAILING[fault], *arguments)
         assert done.returncode == 2, done.stderr
         assert b"hint: " in done.stderr
@@ -101,7 +101,7 @@ def test_a_run_that_works_stores_and_shows_no_secret(s3_server: Server, s3_root:
     start = ["--root" if word == "--root" else word for word in plane_run(Path("ROOT"), iterations=1)]
     arguments = [s3_root if word == "ROOT" else word for word in start]
     picture = ["sample", "--root", s3_root, "--prompt", "class 1", "--out", str(tmp_path / "a.png")]
-    for words in (arguments, *reading(s3_root, tmp_path)[2:], picture, ["lineage", str(tmp_path / "a.png")]):
+    for words in (arguments, *reading(s3_root, tmp_path)[3:], picture, ["lineage", str(tmp_path / "a.png")]):
         done = command(tmp_path, {}, *words)
         assert done.returncode == 0, done.stderr
         assert leaks(done.stdout + done.stderr) == []
