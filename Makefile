@@ -13,6 +13,7 @@ WORKERS ?= 2
 KILLS ?= 100
 SEED ?= 0
 FAULT_REPORT ?= faults.json
+FUZZ_SECONDS ?= 600
 
 TORCH := torch==2.13.0
 # PyPI's torch for Linux carries 3 GB of CUDA. The CPU build has its own index and a higher version (2.13.0+cpu).
@@ -23,7 +24,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults check golden clean
+.PHONY: help demo test faults check golden fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -46,6 +47,10 @@ check: $(VENV)/.dev ## everything that runs no test: style, types, layers, compi
 
 golden: $(VENV)/.dev ## write the compiled pipelines again; look at `git diff` afterwards
 	$(BIN)/python -m pipelines.compile
+
+fuzz: $(VENV)/.dev ## damage every kind of file for FUZZ_SECONDS (600); what was found lies in .fuzz
+	mkdir -p .fuzz/corpus
+	$(BIN)/python -m tests.fuzz.fuzz_readers -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.fuzz/ .fuzz/corpus
 
 clean: ## remove the environment and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

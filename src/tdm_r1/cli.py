@@ -235,17 +235,24 @@ def query(
 
 @app.command()
 def lineage(
-    root: Root,
+    file: Annotated[
+        Path | None, typer.Argument(help="A PNG of `sample`, or an exported folder or .safetensors, instead.")
+    ] = None,
+    root: OptionalRoot = None,
     iteration: Annotated[int | None, typer.Option(help="Whose generator (newest by default), or sample.")] = None,
     sample: Annotated[str | None, typer.Option(help="A rollout's sample_id instead of a generator.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Every iteration, and every parent.")] = False,
     as_json: AsJson = False,
     openlineage: Annotated[Path | None, typer.Option(help="OpenLineage events to write, one per line.")] = None,
 ) -> None:
-    """Trace a generator or a sample back to prompts, rewards, base weights and code; 1 when a digest is not right."""
+    """Trace a generator, a sample or a released file back to prompts, rewards, base weights and code; 1 on a fault."""
     from tdm_r1.runtime.inspection import lineage_run
 
-    if not lineage_run(root, iteration, sample, full=full, as_json=as_json, events=openlineage):
+    if root is None and file is None:
+        raise ConfigError("expected a run or a released file", hint="write `tdm-r1 lineage --root RUN`")
+    if file is not None and (iteration is not None or sample is not None):
+        raise ConfigError("a file says itself which generator made it", hint="leave --iteration and --sample out")
+    if not lineage_run(root, file, iteration, sample, full=full, as_json=as_json, events=openlineage):
         raise typer.Exit(1)
 
 

@@ -120,7 +120,7 @@ class RolloutConfig(Section):
     """G, trajectories per prompt [paper]."""
     tag_shares: dict[str, NonNegative] = {}
     """How often prompts of a tag are drawn, relative to the others; a tag that is absent has 1."""
-    shards: Positive = 1
+    shards: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Parts that roll out and are scored independently."""
     microbatch: Positive = 256
     """Trajectories per network call; a fixed partition, so part of the last bits."""
@@ -250,8 +250,8 @@ class RunConfig(Section):
     """Name of the preset that this configuration started from."""
     seed: Count = 0
     """Root of every random draw."""
-    iterations: Positive = 100
-    """Iterations of reinforcement."""
+    iterations: Annotated[int, Field(ge=1, le=99_999)] = 100
+    """Iterations of reinforcement; their folders have five digits."""
     numerics: NumericsConfig = NumericsConfig()
     """What the last bits of a result depend on."""
     model: ModelConfig = ModelConfig()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -29,12 +31,13 @@ from tdm_r1.pretrain.autoencoder import new_autoencoder, standardise
 from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
 from tdm_r1.rng import Keys
 from tdm_r1.runtime.execute import execute
-from tdm_r1.runtime.generators import newest_generator, open_generator
+from tdm_r1.runtime.generators import WEIGHTS_FILE, newest_generator, open_generator
 from tdm_r1.runtime.layout import Task
 from tdm_r1.runtime.measure import measure
 from tdm_r1.runtime.release import export_lora, sample_images
 from tdm_r1.runtime.run import Run, create_run
 from tdm_r1.sampling import sigma_grid
+from tests.support import tdm_r1
 
 pytestmark = pytest.mark.slow
 
@@ -237,3 +240,31 @@ def test_full_weights_are_refused(tmp_path: Path, run: Run) -> None:
     create_run(str(tmp_path / "full"), changed)
     with pytest.raises(ConfigError, match="kind is `full`"):
         export_lora(str(tmp_path / "full"), tmp_path / "export", iteration=None)
+
+
+def test_an_export_is_traced_to_the_run_that_it_came_from(
+    run: Run, role: RoleTensors, export: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    for file in (export, export / WEIGHTS_FILE):
+        assert tdm_r1("lineage", str(file), "--root", run.root, "--json") == 0
+        graph = json.loads(capsys.readouterr().out)
+        assert (graph["head"], graph["released"]["kind"]) == ("base", "lora")
+        assert graph["released"]["record"] == run.manifest(Task("distill_base")).digest
+        assert any(name.startswith("transformer/") for name in graph["weights"]["files"])
+    assert tdm_r1("lineage", str(export)) == 2
+    assert "--root RUN" in capsys.readouterr().err
+
+
+def test_an_export_with_one_changed_weight_is_not_that_of_its_run(
+    run: Run, role: RoleTensors, export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with safe_open(export / WEIGHTS_FILE, framework="pt") as file:
+        tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    name = sorted(tensors)[0]
+    tensors[name] = tensors[name] + 1e-3
+    save_file(tensors, tmp_path / "changed.safetensors", metadata=about)
+    capsys.readouterr()
+    assert tdm_r1("lineage", str(tmp_path / "changed.safetensors"), "--root", run.root, "--json") == 1
+    (fault,) = json.loads(capsys.readouterr().out)["faults"]
+    assert f"1 tensors of {tmp_path}/changed.safetensors are not those of base, first {name}" in fault

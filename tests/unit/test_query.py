@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -108,27 +109,29 @@ def test_a_record_without_a_manifest_is_not_visible(root: Path) -> None:
     assert rows == ((1, 0), (1, 1), (2, 1), (3, 0), (3, 1))
 
 
-@pytest.mark.parametrize("fault", ["size", "columns", "format"])
+@pytest.mark.parametrize("fault", ["size", "bits", "columns", "format"])
 def test_a_file_that_is_not_what_its_manifest_and_record_say_is_refused(fault: str, root: Path) -> None:
     part = root / "iter-00002/reward_scoring/shard-0000/part.parquet"
     whole = part.read_bytes()
     table = pq.read_table(part)
     part.unlink()
-    if fault == "format":
+    if fault in ("format", "bits"):
         part.write_bytes(whole[:-1] + b"\0")
     else:
         pq.write_table(table if fault == "size" else table.drop_columns(["reward"]), part, compression="none")
-    if fault == "columns":  # the manifest is of these bytes: whoever wrote it broke the contract
-        resize(root / "iter-00002/reward_scoring/shard-0000", part.stat().st_size)
-    message = {"size": r"bytes but \d+ are expected", "columns": "has no column reward", "format": "is no Parquet file"}
+    if fault in ("columns", "format"):  # the manifest is of these bytes: whoever wrote it broke the contract
+        vouch(root / "iter-00002/reward_scoring/shard-0000", part.read_bytes())
+    message = {"size": r"bytes but \d+ are expected", "bits": "has sha256"}
+    message |= {"columns": "has no column reward", "format": "is no Parquet file"}
     with pytest.raises(CorruptArtifactError, match=message[fault]):
         query(open_run(str(root)), "SELECT count(*) FROM rewards")
 
 
-def resize(folder: Path, size: int) -> None:
+def vouch(folder: Path, data: bytes) -> None:
+    """Let the manifest say that these are the bytes of the table."""
     found = Manifest.from_bytes((folder / "manifest.json").read_bytes())
     (folder / "manifest.json").unlink()
-    entry = found.files["part.parquet"].model_copy(update={"size": size})
+    entry = found.files["part.parquet"].model_copy(update={"size": len(data), "sha256": sha256(data).hexdigest()})
     (folder / "manifest.json").write_bytes(found.model_copy(update={"files": {"part.parquet": entry}}).to_bytes())
 
 

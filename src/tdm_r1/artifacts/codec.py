@@ -5,22 +5,23 @@ Equal content gives equal bytes, for one version of pyarrow and safetensors. Not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import codecs
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tdm_r1.artifacts.schema import ARROW_DTYPES, Dims, RowsSpec, TableSpec, TensorsSpec, TextSpec, specs_of
+from tdm_r1.artifacts.foreign import refusing
+from tdm_r1.artifacts.schema import Dims, RowsSpec, TableSpec, TensorsSpec, TextSpec, check_tensor, specs_of
+from tdm_r1.artifacts.tables import read_table, scan_table, write_table
+from tdm_r1.artifacts.tensors import open_tensors, read_tensors, tensors_of, write_tensors
 from tdm_r1.errors import SchemaError
 
-ROW_GROUP_ROWS = 256
+TEXT_CHUNK: Final = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,6 +30,9 @@ class Record:
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
+    """That is written."""
+    readable: ClassVar[frozenset[int]] = frozenset({1})
+    """Versions that this code reads."""
 
     def __post_init__(self) -> None:
         dims = Dims()
@@ -62,12 +66,13 @@ class Record:
         values = {file: getattr(self, field) for file, field in self.files().items()}
         return {file: v.num_rows if isinstance(v, pa.Table) else None for file, v in values.items()}
 
-    def write(self, directory: Path) -> None:
-        """Write the files of this record into an existing directory."""
+    def write(self, directory: Path, *, version: int | None = None) -> None:
+        """Write the files of this record into an existing directory, as its version or an earlier one lays them out."""
+        lists = version is not None and version < self.version
         for file, field in self.files().items():
             value = getattr(self, field)
             if isinstance(value, pa.Table):
-                write_table(directory / file, value, self._rows_of(field))
+                write_table(directory / file, value, self._rows_of(field), lists=lists)
             elif isinstance(value, str):
                 (directory / file).write_bytes(value.encode())
             else:
@@ -75,18 +80,43 @@ class Record:
 
     @classmethod
     def read(cls, directory: Path) -> Self:
-        """Read the record that `write` left in `directory`."""
+        """Read the record that `write` left in `directory`.
+
+        Raises:
+            CorruptArtifactError: for a file that cannot be parsed.
+            SchemaError: for content that is not what this record declares.
+        """
         values: dict[str, Any] = {}
         for file, field in cls.files().items():
-            spec = specs_of(cls)[field]
+            spec, path = specs_of(cls)[field], directory / file
             if isinstance(spec, TableSpec):
-                values[field], tensors = read_table(directory / file, row_specs(cls, spec.dim))
+                values[field], tensors = read_table(path, spec, row_specs(cls, spec.dim))
                 values.update(tensors)
             elif isinstance(spec, TextSpec):
-                values[field] = (directory / file).read_bytes().decode()
+                with refusing(file):
+                    values[field] = path.read_bytes().decode()
             else:
-                values[field] = load_file(directory / file)
+                values[field] = read_tensors(path)
         return cls(**values)
+
+    @classmethod
+    def scan(cls, directory: Path) -> dict[str, int | None]:
+        """Check all that `read` checks and return the rows of each file, in bounded memory.
+
+        One row group and one tensor are in memory at a time, and the tables' own columns. What `check` sees
+        of a tensor is its shape and dtype, on the device `meta`.
+        """
+        values: dict[str, Any] = {}
+        for file, field in cls.files().items():
+            spec, path = specs_of(cls)[field], directory / file
+            if isinstance(spec, TableSpec):
+                values[field], shapes = scan_table(path, spec, row_specs(cls, spec.dim))
+                values.update(shapes)
+            elif isinstance(spec, TextSpec):
+                values[field] = scan_text(path)
+            else:
+                values[field] = scan_tensors(path, spec)
+        return cls(**values).row_counts()
 
     def _rows_of(self, field: str) -> dict[str, tuple[RowsSpec, Tensor]]:
         spec = specs_of(self)[field]
@@ -100,72 +130,21 @@ def row_specs(record: type[Record], dim: str) -> dict[str, RowsSpec]:
     return {name: s for name, s in specs.items() if isinstance(s, RowsSpec) and s.dims[0] == dim}
 
 
-def write_table(path: Path, table: pa.Table, rows: Mapping[str, tuple[RowsSpec, Tensor]]) -> None:
-    """Write `table` and, beside its columns, each tensor of `rows` as a fixed-shape-tensor column."""
-    names = table.column_names
-    for name, (spec, tensor) in rows.items():
-        column = tensor_to_arrow(spec, tensor)
-        table = table.append_column(pa.field(name, column.type, nullable=False), column)
-    pq.write_table(
-        table,
-        path,
-        compression="zstd",
-        row_group_size=ROW_GROUP_ROWS,
-        use_dictionary=names,  # a dictionary of pixels or floats only costs time
-        write_statistics=names,
-    )
+def scan_tensors(path: Path, spec: Any) -> dict[str, Tensor]:
+    """Check each tensor of a file; shapes and dtypes only are kept."""
+    found = {}
+    with open_tensors(path) as file:
+        for name, tensor in tensors_of(file):
+            checked = check_tensor(tensor, f"`{path.name}`[{name!r:.80}]", spec.dtype)
+            found[name] = torch.empty(checked.shape, dtype=checked.dtype, device="meta")
+    return found
 
 
-def read_table(path: Path, rows: Mapping[str, RowsSpec]) -> tuple[pa.Table, dict[str, Tensor]]:
-    """Read what `write_table` wrote, one row group at a time, into a table and preallocated tensors."""
-    with pq.ParquetFile(path) as file:
-        schema = file.schema_arrow
-        missing = [name for name in rows if name not in schema.names]
-        if missing:
-            raise SchemaError(f"`{path.name}` has columns {schema.names} but {missing} are declared too")
-        tensors = {n: empty_rows(file.metadata.num_rows, schema.field(n).type, spec) for n, spec in rows.items()}
-        parts, start = [], 0
-        for group in range(file.num_row_groups):
-            part = file.read_row_group(group)
-            for name, tensor in tensors.items():
-                fill_rows(tensor[start : start + part.num_rows], part[name])
-            start += part.num_rows
-            parts.append(part.drop_columns(list(rows)) if rows else part)
-    return pa.concat_tables(parts), tensors
-
-
-def tensor_to_arrow(spec: RowsSpec, tensor: Tensor) -> pa.Array:
-    """View a contiguous [N, ...] tensor as an Arrow array of N fixed-shape tensors, without a copy on the CPU."""
-    dtype = spec.arrow_type(tuple(tensor.shape[1:]))
-    flat = pa.array(tensor.cpu().reshape(-1).numpy())
-    return pa.ExtensionArray.from_storage(dtype, pa.FixedSizeListArray.from_arrays(flat, type=dtype.storage_type))
-
-
-def empty_rows(count: int, dtype: pa.DataType, spec: RowsSpec) -> Tensor:
-    """Allocate the [count, ...] tensor for a Parquet column of type `dtype`."""
-    if not isinstance(dtype, pa.FixedShapeTensorType) or dtype.value_type != ARROW_DTYPES[spec.dtype]:
-        raise SchemaError(f"a column of type {dtype} cannot hold rows of {spec.dtype}")
-    return torch.empty((count, *dtype.shape), dtype=spec.dtype)
-
-
-def fill_rows(target: Tensor, column: pa.ChunkedArray) -> None:
-    """Copy the chunks of a fixed-shape-tensor column into `target` [rows, ...]."""
-    start = 0
-    flat = target.reshape(-1)
-    for chunk in column.chunks:
-        size = len(chunk) * prod(target.shape[1:])
-        flat[start : start + size] = torch.from_numpy(chunk.storage.flatten().to_numpy(zero_copy_only=False).copy())
-        start += size
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as one safetensors file; a tensor with two names is stored twice."""
-    save_file(dict(_unshared(tensors.items())), path)
-
-
-def _unshared(items: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
-    seen: set[int] = set()  # safetensors refuses tensors that share memory
-    for name, tensor in items:
-        address = tensor.data_ptr()
-        yield name, tensor.clone() if address in seen and tensor.numel() else tensor
-        seen.add(address)
+def scan_text(path: Path) -> str:
+    """Check that a file is UTF-8; none of it is kept."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with refusing(path.name), path.open("rb") as file:
+        while chunk := file.read(TEXT_CHUNK):
+            decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+    return ""

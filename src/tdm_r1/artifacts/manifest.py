@@ -128,10 +128,10 @@ def require_known(kind: Any, version: Any) -> None:
             f"the manifest is of kind {kind!r:.80} but this version knows {sorted(RECORDS)}",
             hint="read it with the version of tdm-r1 named in its provenance",
         )
-    if type(version) is not int or version != RECORDS[kind].version:
+    if type(version) is not int or version not in RECORDS[kind].readable:
         raise SchemaError(
             f"the manifest holds version {version!r:.80} of `{kind}` "
-            f"but this code reads version {RECORDS[kind].version}",
+            f"but this code reads {sorted(RECORDS[kind].readable)}",
             hint="read it with the version of tdm-r1 named in its provenance, or start a new run",
         )
 

@@ -8,6 +8,7 @@ raises the `version` of its record.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from types import MappingProxyType
 from typing import ClassVar, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -23,6 +25,11 @@ from tdm_r1.artifacts.schema import Column, nullable, rows, table, tensors, text
 from tdm_r1.errors import SchemaError
 
 SPLITS: Final = ("train", "test")
+PLAIN_ID: Final = r"\A[A-Za-z0-9_][A-Za-z0-9_.:=+,@ -]*\z"
+"""Of a prompt, a sample or a tag, as RE2 reads it: no separator of paths, no quote, no control character."""
+MOST_ID: Final = 200
+"""Characters."""
+CONTROL: Final = r"[\x00-\x08\x0b-\x1f\x7f\x{80}-\x{9f}]"
 SURROGATE_ROLES: Final = ("surrogate", "surrogate_average", "surrogate_lag", "surrogate_reference")
 
 
@@ -52,7 +59,9 @@ class PromptSet(Record):
         return int(self.prompts.num_rows)
 
     def check(self) -> None:
+        require_ids(self.prompts, "PromptSet.prompts", "prompt_id", "tag")
         require_unique(self.prompts, "prompt_id", "PromptSet.prompts")
+        require_text(self.prompts, "text", "PromptSet.prompts")
         if unknown := set(self.prompts["split"].to_pylist()) - set(SPLITS):
             raise SchemaError(f"PromptSet.prompts.split has {sorted(unknown)} but only {list(SPLITS)} are declared")
         count = len(self.embeddings["sequence"])
@@ -67,6 +76,8 @@ class Rollout(Record):
     """N trajectories of the few-step generator; samples of one group share a prompt."""
 
     kind: ClassVar[str] = "rollout"
+    version: ClassVar[int] = 2
+    readable: ClassVar[frozenset[int]] = frozenset({1, 2})
 
     index: pa.Table = table("part.parquet", "N", sample_id=pa.string(), prompt_id=pa.string(), group=pa.int64())
     images: Tensor = rows("N height width 3", torch.uint8)
@@ -79,6 +90,7 @@ class Rollout(Record):
         return int(self.index.num_rows)
 
     def check(self) -> None:
+        require_ids(self.index, "Rollout.index", "sample_id", "prompt_id")
         require_unique(self.index, "sample_id", "Rollout.index")
 
 
@@ -107,13 +119,17 @@ class Rewards(Record):
         return int(self.rewards.num_rows)
 
     def check(self) -> None:
+        require_ids(self.rewards, "Rewards.rewards", "sample_id", "prompt_id")
         require_unique(self.rewards, "sample_id", "Rewards.rewards")
-        for row in self.rewards.select(["sample_id", "reward", "error"]).to_pylist():
-            if (row["reward"] is None) == (row["error"] is None):
-                raise SchemaError(
-                    f"sample `{row['sample_id']}` has reward {row['reward']} and error {row['error']!r}",
-                    hint="give exactly one of them: a reward, or the error that prevented it",
-                )
+        parts = pc.struct_field(pc.list_flatten(self.rewards["parts"]), "value")
+        if pc.all(pc.is_finite(parts)).as_py() is False:
+            raise SchemaError("Rewards.rewards.parts has a value that is NaN or infinite")
+        scored, failed = (pc.is_valid(self.rewards[name]) for name in ("reward", "error"))
+        for row in self.rewards.filter(pc.equal(scored, failed)).slice(0, 1).to_pylist():
+            raise SchemaError(
+                f"sample `{row['sample_id']}` has reward {row['reward']} and error {row['error']!r}",
+                hint="give exactly one of them: a reward, or the error that prevented it",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,6 +185,8 @@ class Evaluation(Record):
     """M measured numbers with their intervals, S samples to look at, and the page that shows them."""
 
     kind: ClassVar[str] = "evaluation"
+    version: ClassVar[int] = 2
+    readable: ClassVar[frozenset[int]] = frozenset({1, 2})
 
     metrics: pa.Table = table(
         "metrics.parquet",
@@ -221,11 +239,41 @@ def join_roles(roles: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {f"{role}/{name}": tensor for role, named in roles.items() for name, tensor in named.items()}
 
 
+def require_ids(values: pa.Table, label: str, *columns: str) -> None:
+    """Refuse names that could be taken for a path or a command, or that a terminal acts upon."""
+    for column in columns:
+        short = pc.less_equal(pc.utf8_length(values[column]), MOST_ID)
+        plain = pc.and_(pc.match_substring_regex(values[column], PLAIN_ID), short)
+        rest = pc.filter(values[column], pc.invert(plain))
+        bad = [name for name in rest.to_pylist() if not is_name(name)]
+        if bad:
+            raise SchemaError(
+                f"{label}.{column} has {bad[0]!r:.80}, which is no name",
+                hint="1 to 200 characters: letters and digits of any script, and any of ._:=+,@ -; "
+                "the first is a letter, a digit or _",
+            )
+
+
+def is_name(text: str) -> bool:
+    """The rule of `PLAIN_ID` for letters, digits and marks of any script: RE2 needs milliseconds for their classes."""
+    kinds = [unicodedata.category(char)[0] for char in text]
+    inner = all(kind in "LNM" or char in "_.:=+,@ -" for kind, char in zip(kinds, text, strict=True))
+    return 0 < len(text) <= MOST_ID and inner and (kinds[0] in "LN" or text[0] == "_")
+
+
+def require_text(values: pa.Table, column: str, label: str) -> None:
+    """Refuse control characters other than tab and line feed. `{{…}}` and markup are text like any other."""
+    bad = pc.filter(values[column], pc.match_substring_regex(values[column], CONTROL))
+    if len(bad):
+        raise SchemaError(f"{label}.{column} has {bad[0].as_py()!r:.80} with a control character")
+
+
 def require_unique(values: pa.Table, column: str, label: str) -> None:
     """Refuse a table where `column` has the same value twice."""
-    value, times = next(iter(Counter(values[column].to_pylist()).most_common(1)), ("", 0))
-    if times > 1:
-        raise SchemaError(f"{label}.{column} has `{value}` {times} times but each may stand once")
+    if pc.count_distinct(values[column]).as_py() == values.num_rows:
+        return
+    ((value, times),) = Counter(values[column].to_pylist()).most_common(1)
+    raise SchemaError(f"{label}.{column} has `{value}` {times} times but each may stand once")
 
 
 def require_json(value: str, label: str) -> None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tdm_r1.artifacts.codec import Record
+from tdm_r1.artifacts.foreign import REBUILD
 from tdm_r1.artifacts.leftovers import ADOPTED_SECONDS
 from tdm_r1.artifacts.manifest import FileEntry, Manifest, Provenance, sha256_of
+from tdm_r1.artifacts.schema import Dims, specs_of
 from tdm_r1.artifacts.store import Store, storage_errors
+from tdm_r1.artifacts.tensors import read_tensors
 from tdm_r1.artifacts.tombstone import refuse_pruned
 from tdm_r1.errors import ArtifactError, CorruptArtifactError, MissingParentError, SchemaError
 
@@ -35,19 +38,20 @@ def commit(
     parents: Mapping[str, str],
     config_digest: str,
     provenance: Provenance,
+    version: int | None = None,
 ) -> Manifest:
     """Store `record` under `location/` and return the manifest that stands there afterwards.
 
     A location that already holds equal content is left as it is; its manifest is returned. `parents`
     gives the digest of each parent's manifest by its location, `config_digest` that of the
-    configuration section which the stage saw.
+    configuration section which the stage saw, `version` an earlier layout than this record's own, for a replay.
     """
     with storage_errors(f"{store.root}/{location}"), tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
         directory = Path(scratch)
-        record.write(directory)
+        record.write(directory, version=version)
         manifest = Manifest(
             kind=record.kind,
-            version=record.version,
+            version=version or record.version,
             files=describe_files(record, directory),
             parents=dict(parents),
             config_digest=config_digest,
@@ -67,7 +71,10 @@ def load(store: Store, location: str, record: type[AnyRecord]) -> tuple[AnyRecor
     with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
         for name, entry in manifest.files.items():
             fetch_verified(store, f"{location}/{entry.stored_as}", Path(scratch, name), entry)
-        return record.read(Path(scratch)), manifest
+        with at_location(store, location):
+            loaded = record.read(Path(scratch))
+            require_rows(manifest, loaded.row_counts())
+        return loaded, manifest
 
 
 def load_tensors(store: Store, location: str, record: type[Record], field: str) -> tuple[dict[str, Tensor], Manifest]:
@@ -77,7 +84,25 @@ def load_tensors(store: Store, location: str, record: type[Record], field: str) 
     with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
         local = Path(scratch, name)
         fetch_verified(store, f"{location}/{manifest.files[name].stored_as}", local, manifest.files[name])
-        return load_file(local), manifest
+        with at_location(store, location):
+            found: dict[str, Tensor] = specs_of(record)[field].parse(read_tensors(local), field, Dims())
+        return found, manifest
+
+
+@contextmanager
+def at_location(store: Store, location: str) -> Iterator[None]:
+    """Say of which record a refusal is."""
+    try:
+        yield
+    except (SchemaError, CorruptArtifactError) as error:
+        raise type(error)(f"`{store.root}/{location}`: {error.message}", hint=error.hint) from error
+
+
+def require_rows(manifest: Manifest, found: Mapping[str, int | None]) -> None:
+    """Refuse a record whose tables have not the rows that its manifest says."""
+    for name, entry in manifest.files.items():
+        if found[name] != entry.rows:
+            raise CorruptArtifactError(f"`{name}` has {found[name]} rows but {entry.rows} are expected", hint=REBUILD)
 
 
 def read_manifest(store: Store, location: str) -> Manifest | None:
@@ -102,7 +127,7 @@ def require_manifest(store: Store, location: str) -> Manifest:
 def require_kind(store: Store, location: str, record: type[Record]) -> Manifest:
     """Return the manifest at `location`, or refuse one that is not of this record."""
     manifest = require_manifest(store, location)
-    if (manifest.kind, manifest.version) != (record.kind, record.version):
+    if manifest.kind != record.kind or manifest.version not in record.readable:
         raise SchemaError(
             f"`{store.root}/{location}` holds `{manifest.kind}` version {manifest.version} "
             f"but `{record.kind}` version {record.version} is expected"
@@ -180,7 +205,7 @@ def holds(store: Store, key: str, entry: FileEntry) -> bool:
 
 def fetch_verified(store: Store, key: str, local: Path, entry: FileEntry) -> None:
     """Fetch one object to `local`, or refuse when it is missing or not the bytes of `entry`."""
-    hint = "restore the file from a copy, or delete its directory and run the stage again"
+    hint = REBUILD
     if not store.exists(key):
         refuse_pruned(store, key)
         raise CorruptArtifactError(f"`{store.root}/{key}` is missing but its manifest lists it", hint=hint)

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from tdm_r1.artifacts.leftovers import TEMPORARY_SUFFIX, Entry, is_temporary
 from tdm_r1.artifacts.s3_client import AGAIN, CONFLICTS, code_of, open_client, parse_root, s3_errors, status_of
 from tdm_r1.artifacts.s3_upload import PARALLEL, put_parts, server_time, slices, unfinished_uploads
-from tdm_r1.artifacts.store import require_key, storage_errors
+from tdm_r1.artifacts.store import MOST_BYTES, require_key, require_small, storage_errors
 from tdm_r1.errors import ArtifactError, ConfigError, TemporaryStorageError
 
 PART_BYTES: Final = 16 << 20
@@ -63,7 +63,7 @@ class S3Store:
         def read() -> bytes:
             with self._client.get_object(Bucket=self._bucket, Key=self._at(key))["Body"] as body:
                 try:
-                    return body.read()
+                    return require_small(body.read(MOST_BYTES + 1), f"{self._root}/{key}")
                 except (HTTPClientError, IncompleteReadError) as error:
                     raise RetriesExceededError(Boto3Error(str(error))) from error
 

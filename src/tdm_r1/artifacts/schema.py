@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -105,9 +107,6 @@ class RowsSpec:
         bind_shape(checked, self.dims, label, dims)
         return checked.detach()
 
-    def arrow_type(self, entry_shape: tuple[int, ...]) -> pa.DataType:
-        return pa.fixed_shape_tensor(ARROW_DTYPES[self.dtype], entry_shape)
-
 
 @dataclass(frozen=True)
 class TensorsSpec:
@@ -178,16 +177,37 @@ def text(file: str) -> Any:
 
 
 def check_tensor(value: Any, label: str, dtype: torch.dtype | None) -> Tensor:
-    """Return `value` when it is a contiguous, finite tensor of `dtype`."""
+    """Return `value` when it is a contiguous, finite tensor of `dtype`; on the device `meta` it has no values."""
     if not isinstance(value, Tensor):
         raise SchemaError(f"{label} is a {type(value).__name__} but a tensor is declared")
     if dtype is not None and value.dtype != dtype:
         raise SchemaError(f"{label} is {value.dtype} but {dtype} is declared")
     if not value.is_contiguous():
         raise SchemaError(f"{label} is not contiguous", hint="call `.contiguous()` before building the record")
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    if not value.is_meta and not is_finite(value):
         raise SchemaError(f"{label} has a value that is NaN or infinite")
     return value
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether no element is NaN or infinite: a finite sum proves it, any other asks each element."""
+    if value.is_complex():
+        return is_finite(torch.view_as_real(value))
+    if not value.is_floating_point():
+        return True
+    exact = value if value.dtype in ARROW_DTYPES or value.dtype == torch.bfloat16 else value.float()
+    total = exact.sum(dtype=torch.promote_types(exact.dtype, torch.float32))
+    return bool(total.isfinite()) or bool(exact.isfinite().all())
+
+
+def require_finite(values: npt.NDArray[np.generic], label: str) -> None:
+    """Refuse an array with NaN or an infinity, by the same rule."""
+    if values.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = values.sum(dtype=np.promote_types(values.dtype, np.float32))
+    if not np.isfinite(total) and not np.isfinite(values).all():
+        raise SchemaError(f"{label} has a value that is NaN or infinite")
 
 
 def bind_shape(value: Tensor, names: tuple[str, ...], label: str, dims: Dims) -> None:

@@ -22,6 +22,8 @@ from tdm_r1.artifacts.leftovers import TEMPORARY_SUFFIX, Entry, is_temporary
 from tdm_r1.errors import ArtifactError, ConfigError, StorageFullError, TdmR1Error
 
 FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+MOST_BYTES = 64 << 20
+"""That `read_bytes` takes into memory: a manifest of 10,000 parents has 2 MB."""
 
 
 class Store(Protocol):
@@ -33,7 +35,8 @@ class Store(Protocol):
 
     def exists(self, key: str) -> bool: ...
 
-    def read_bytes(self, key: str) -> bytes: ...
+    def read_bytes(self, key: str) -> bytes:
+        """The whole of a small object; one of more than `MOST_BYTES` is refused unread."""
 
     def require_writable(self) -> None:
         """Refuse a store in which two writers of one key could both win; called before work begins."""
@@ -75,6 +78,11 @@ class Store(Protocol):
 
 def open_store(root: str) -> Store:
     """Open the store at `root`: `s3://bucket/prefix`, or a path, absolute or relative to the working directory."""
+    if "{{" in root:
+        raise ConfigError(
+            f"root {root!r:.200} holds a placeholder that no orchestrator filled in",
+            hint="pass the root as a parameter of the pipeline",
+        )
     scheme, separator, _ = root.partition("://")
     if separator and scheme == "s3":
         from tdm_r1.artifacts.s3 import S3Store
@@ -90,6 +98,16 @@ def open_store(root: str) -> Store:
     if Path(root).exists() and not Path(root).is_dir():
         raise ConfigError(f"root `{root}` is a file", hint="give the path of a directory, there or not yet")
     return LocalStore(root)
+
+
+def require_small(data: bytes, target: str) -> bytes:
+    """Return `data`, or refuse more than `read_bytes` may take into memory."""
+    if len(data) > MOST_BYTES:
+        raise ArtifactError(
+            f"`{target}` has more than {MOST_BYTES:,} bytes, which no manifest or configuration needs",
+            hint="somebody else wrote it: restore it from a copy",
+        )
+    return data
 
 
 def require_key(key: str) -> str:
@@ -114,8 +132,8 @@ class LocalStore:
         return self._at(key).is_file()
 
     def read_bytes(self, key: str) -> bytes:
-        with self._found(key) as path:
-            return path.read_bytes()
+        with self._found(key) as path, path.open("rb") as file:
+            return require_small(file.read(MOST_BYTES + 1), f"{self._root}/{key}")
 
     def require_writable(self) -> None:
         """A file system's link refuses a name that exists: nothing to probe."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from tdm_r1.artifacts.manifest import Digest, Manifest
+from tdm_r1.artifacts.manifest import Count, Digest, FileName, Manifest
 from tdm_r1.artifacts.seal import parse_object, seal_of, take_seal
 from tdm_r1.artifacts.store import Store
 from tdm_r1.errors import ArtifactError, CorruptArtifactError, PrunedError
@@ -27,9 +27,9 @@ class PrunedFile(_Frozen):
     """One dropped file, as the manifest describes it."""
 
     sha256: Digest
-    size: int
+    size: Count
     """Bytes."""
-    stored_as: str
+    stored_as: FileName
     """Name inside the location."""
 
 
@@ -39,7 +39,7 @@ class Tombstone(_Frozen):
     version: Literal[1] = 1
     manifest: Digest
     """Digest of the manifest that still stands beside it."""
-    files: dict[str, PrunedFile]
+    files: dict[FileName, PrunedFile]
     """By their name in the manifest."""
     pruned: AwareDatetime
     rule: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -35,11 +36,24 @@ class Scorer(Protocol):
 
 
 def score_one(scorer: Scorer, image: Image, metadata: Mapping[str, Any]) -> Score:
-    """Score an image; what the scorer raises becomes that row's error."""
+    """Score an image; what the scorer raises, and a number that is none, becomes that row's error."""
     try:
-        return scorer(image, metadata)
+        return require_numbers(scorer(image, metadata))
     except Exception as error:
         return Score(reward=None, error=f"{type(error).__name__}: {error}"[:500])
+
+
+def require_numbers(score: Score) -> Score:
+    """Refuse NaN and infinities: as an advantage one of them would poison its whole group.
+
+    Raises:
+        ValueError: naming the term.
+    """
+    named = (("reward", score.reward), ("partial", score.partial), *score.parts)
+    for name, value in named:
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"the scorer returned {name}={value}")
+    return score
 
 
 def score_all(scorer: Scorer, images: Image, metadata: Sequence[Mapping[str, Any]], workers: int) -> list[Score]:

@@ -15,6 +15,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from tdm_r1.artifacts.rows import described, flat_entries
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -73,16 +75,20 @@ def compare_tables(recorded: Path, replayed: Path, name: str) -> Difference | No
         if a.metadata.num_rows != b.metadata.num_rows:
             return Difference(f"{name}, number of rows", str(a.metadata.num_rows), str(b.metadata.num_rows))
         for column in left.names:
-            pair = [file.read(columns=[column])[column].combine_chunks() for file in (a, b)]
+            pair = [as_tensor(file.read(columns=[column])[column], left.field(column)) for file in (a, b)]
             if found := compare_columns(pair[0], pair[1], f"{name}, column {column}"):
                 return found
     return None
 
 
-def compare_columns(recorded: pa.Array, replayed: pa.Array, where: str) -> Difference | None:
+def compare_columns(
+    recorded: pa.ChunkedArray | Tensor, replayed: pa.ChunkedArray | Tensor, where: str
+) -> Difference | None:
     """Row by row; a column of tensors entry by entry."""
-    if isinstance(recorded.type, pa.FixedShapeTensorType):
-        return compare_values(as_tensor(recorded), as_tensor(replayed), where)
+    if isinstance(recorded, Tensor) and isinstance(replayed, Tensor):
+        return compare_values(recorded, replayed, where)
+    assert not isinstance(recorded, Tensor)
+    assert not isinstance(replayed, Tensor)
     left, right = recorded.to_pylist(), replayed.to_pylist()
     rows = [row for row, pair in enumerate(zip(left, right, strict=True)) if not same(*pair)]
     if not rows:
@@ -93,8 +99,14 @@ def compare_columns(recorded: pa.Array, replayed: pa.Array, where: str) -> Diffe
     return Difference(f"{where}, {count}", short(left[rows[0]]), short(right[rows[0]]), largest)
 
 
-def as_tensor(column: pa.FixedShapeTensorArray) -> Tensor:
-    return torch.from_numpy(np.array(column.to_numpy_ndarray()))
+def as_tensor(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray | Tensor:
+    """[rows, ...] for a column of row tensors; any other column as it is."""
+    if isinstance(field.type, pa.FixedShapeTensorType):
+        return torch.from_numpy(np.array(column.combine_chunks().to_numpy_ndarray()))
+    if not isinstance(field.type, pa.FixedSizeBinaryType):
+        return column
+    shape, dtype = described(field)
+    return torch.from_numpy(np.concatenate([np.empty(0, dtype), *flat_entries(column, dtype)]).reshape(-1, *shape))
 
 
 def compare_texts(recorded: Path, replayed: Path, name: str) -> Difference | None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib import metadata
 
 from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.manifest import Manifest, Provenance
@@ -155,10 +155,10 @@ CALLS: dict[str, Callable[[Inputs], Record]] = {
 }
 
 
-def execute(run: Run, task: Task, *, progress: Progress = silent) -> Manifest:
+def execute(run: Run, task: Task, *, progress: Progress = silent, version: int | None = None) -> Manifest:
     """Commit a task's record, or return the manifest of the one that is already there.
 
-    A stage that fails commits nothing.
+    A stage that fails commits nothing. With `version`, a replay lays the record out as that version did.
     """
     check(task, run.config)
     present = read_manifest(run.store, task.location)
@@ -169,7 +169,7 @@ def execute(run: Run, task: Task, *, progress: Progress = silent) -> Manifest:
     inputs = Inputs(run, task, progress)
     record = CALLS[task.stage](inputs)
     provenance = Provenance(
-        code_version=version("tdm-r1"),
+        code_version=metadata.version("tdm-r1"),
         libraries=library_versions(),
         device=run.config.numerics.device,
         threads=run.config.numerics.threads,
@@ -186,4 +186,5 @@ def execute(run: Run, task: Task, *, progress: Progress = silent) -> Manifest:
         parents=inputs.parents,
         config_digest=run.config_digest,
         provenance=provenance,
+        version=version,
     )

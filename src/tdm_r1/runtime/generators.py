@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from safetensors import safe_open
+from torch import Tensor
 
 from tdm_r1.artifacts.manifest import Manifest
 from tdm_r1.artifacts.records import Base, GeneratorState, role_tensors
 from tdm_r1.artifacts.repository import read_manifest
+from tdm_r1.artifacts.schema import check_tensor
 from tdm_r1.artifacts.store import open_store
+from tdm_r1.artifacts.tensors import open_tensors, tensors_of
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError, MissingParentError
 from tdm_r1.models.adapters import RoleTensors
@@ -19,7 +22,7 @@ from tdm_r1.models.backbone import Backbone
 from tdm_r1.models.open import ASSETS, open_backbone
 from tdm_r1.runtime import numerics
 from tdm_r1.runtime.layout import RUN_FILE, generator_after
-from tdm_r1.runtime.run import Run, open_run
+from tdm_r1.runtime.run import Run, digest_of, open_run
 from tdm_r1.runtime.run_file import read_config
 
 ROLE = "generator_ema"
@@ -39,6 +42,14 @@ class Generator:
     """Where it comes from, for people."""
     config: RunConfig
     role: RoleTensors
+    config_digest: str
+    """Of the run that it was trained in."""
+    root: str | None = None
+    """Of that run; None for an export."""
+    iteration: int | None = None
+    """That left it; None when an export does not say."""
+    record: str | None = None
+    """Digest of the manifest of its record."""
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -60,8 +71,10 @@ def open_generator(root: str | None, lora: str | None, iteration: int | None = N
     if root is not None and lora is None:
         run = open_run(root)
         number = newest_generator(run) if iteration is None else iteration
+        role, manifest = load_generator(run, number)
+        origin = f"{root}, iteration {number}"
         return Generator(
-            generator_name(number), f"{root}, iteration {number}", run.config, load_generator(run, number)[0]
+            generator_name(number), origin, run.config, role, run.config_digest, root, number, manifest.digest
         )
     if lora is not None and root is None and iteration is None:
         return _exported(lora)
@@ -81,13 +94,41 @@ def _exported(lora: str) -> Generator:
             hint="write one with `tdm-r1 export --root RUN --out FOLDER`, or take `--lora embedded:shapes_r1`",
         )
     config = read_config(open_store(str(folder)))
+    exported = read_lora(folder / WEIGHTS_FILE)
     numerics.apply(config.numerics)
     adapter = config.model.adapter.model_copy(update={"alpha": float(config.model.adapter.rank)})
-    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-        name = (file.metadata() or {}).get("name", "tdm-r1")
-        role = {key.removeprefix(PREFIX).removesuffix(SUFFIX): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    model = config.model.model_copy(update={"adapter": adapter})
-    return Generator(name, lora, config.model_copy(update={"model": model}), role)
+    role = {name.removeprefix(PREFIX).removesuffix(SUFFIX): tensor for name, tensor in exported.tensors.items()}
+    changed = config.model_copy(update={"model": config.model.model_copy(update={"adapter": adapter})})
+    digest = digest_of(config.model_dump(mode="json"))
+    return Generator(exported.name, lora, changed, role, digest, iteration=exported.iteration, record=exported.record)
+
+
+@dataclass(frozen=True)
+class ExportedLora:
+    """A LoRA file and what its metadata says of its origin; None where it says nothing that can be."""
+
+    name: str
+    iteration: int | None
+    record: str | None
+    tensors: dict[str, Tensor]
+
+
+def read_lora(path: Path) -> ExportedLora:
+    """Read a safetensors file that `tdm-r1 export` wrote.
+
+    Raises:
+        CorruptArtifactError: when it is none, or holds NaN or infinities.
+    """
+    with open_tensors(path) as file:
+        about = file.metadata() or {}
+        tensors = {name: check_tensor(tensor, f"`{path}`[{name!r}]", None).clone() for name, tensor in tensors_of(file)}
+    iteration, record = about.get("iteration", ""), about.get("record", "")
+    return ExportedLora(
+        about.get("name", "tdm-r1"),
+        int(iteration) if re.fullmatch(r"[0-9]{1,5}", iteration) else None,
+        record if re.fullmatch(r"[0-9a-f]{64}", record) else None,
+        tensors,
+    )
 
 
 def generator_name(iteration: int) -> str:

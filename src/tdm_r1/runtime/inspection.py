@@ -19,6 +19,7 @@ from tdm_r1.runtime.lineage import trace
 from tdm_r1.runtime.openlineage import write_events
 from tdm_r1.runtime.prune import Retention, plan_prune, prune
 from tdm_r1.runtime.query import Answer, query, view_columns
+from tdm_r1.runtime.released import trace_file
 from tdm_r1.runtime.run import open_run
 from tdm_r1.runtime.sweep import SweepPlan, parse_age, plan_sweep, sweep
 
@@ -46,11 +47,21 @@ def query_run(root: str, sql: str, *, form: Form) -> None:
 
 
 def lineage_run(
-    root: str, iteration: int | None, sample_id: str | None, *, full: bool, as_json: bool, events: Path | None
+    root: str | None,
+    file: Path | None,
+    iteration: int | None,
+    sample_id: str | None,
+    *,
+    full: bool,
+    as_json: bool,
+    events: Path | None,
 ) -> bool:
     """Print a lineage, and write its events if asked; False when something is not as a manifest says."""
-    run = open_run(root)
-    lineage = trace(run, iteration=iteration, sample_id=sample_id)
+    if file is not None:
+        run, lineage = trace_file(file, root)
+    else:
+        run = open_run(root or "")
+        lineage = trace(run, iteration=iteration, sample_id=sample_id)
     if as_json:
         print(json.dumps(lineage_view.as_json(lineage), indent=1, ensure_ascii=False))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow.compute as pc
 
@@ -88,6 +89,25 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Released:
+    """A file that left a run, and what it says of itself."""
+
+    path: str
+    kind: Literal["image", "lora"]
+    root: str | None
+    """Of its run, where it says so."""
+    iteration: int | None
+    record: str | None
+    """Digest of the generator's manifest."""
+    config: str | None
+    """Digest of the configuration."""
+    about: tuple[str, ...]
+    """Lines for people: prompts and seed, or tensors."""
+    faults: tuple[str, ...] = ()
+    """Where its content is not what it says."""
+
+
+@dataclass(frozen=True)
 class Lineage:
     """All ancestors of one record, the record itself included."""
 
@@ -102,6 +122,8 @@ class Lineage:
     weights: Weights
     faults: tuple[str, ...]
     """What is not as a manifest says, for people."""
+    released: Released | None = None
+    """The file that the question was about, if it was one."""
 
 
 def trace(run: Run, *, iteration: int | None = None, sample_id: str | None = None) -> Lineage:

@@ -25,6 +25,7 @@ def as_json(lineage: Lineage) -> dict[str, Any]:
         "root": lineage.root,
         "head": lineage.head,
         "sample": asdict(lineage.sample) if lineage.sample else None,
+        "released": asdict(lineage.released) if lineage.released else None,
         "config_digest": lineage.config_digest,
         "weights": {"source": lineage.weights.source, "digest": lineage.weights.digest, "files": lineage.weights.files},
         "nodes": [_node(node) for node in lineage.nodes],
@@ -56,6 +57,10 @@ def as_tree(lineage: Lineage, config: RunConfig, *, full: bool) -> Tree:
     tree = Tree(Text(f"{lineage.root}/{lineage.head}", "bold"))
     if lineage.sample is not None:
         tree.add(_sample(lineage))
+    if lineage.released is not None:
+        branch = tree.add(Text(printable(f"{lineage.released.kind} {lineage.released.path}")))
+        for line in lineage.released.about:
+            branch.add(Text(printable(line)))
     number = {task.location: task.iteration for task in all_tasks(config)}
     wrong = {edge.child for edge in lineage.edges if not edge.verified}
     chain: list[tuple[int, list[Node]]] = []

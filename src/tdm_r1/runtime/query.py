@@ -23,9 +23,8 @@ from pyarrow import fs
 
 from tdm_r1.advantages import group_advantages
 from tdm_r1.artifacts.codec import Record
-from tdm_r1.artifacts.manifest import FileEntry
 from tdm_r1.artifacts.records import Evaluation, PromptSet, Rewards, Rollout, SurrogateState
-from tdm_r1.artifacts.repository import read_manifest
+from tdm_r1.artifacts.repository import fetch_verified, read_manifest
 from tdm_r1.artifacts.schema import TableSpec, specs_of
 from tdm_r1.artifacts.tombstone import read_tombstone
 from tdm_r1.errors import ConfigError, CorruptArtifactError
@@ -122,7 +121,7 @@ def query(run: Run, sql: str) -> Answer:
 
     Raises:
         ConfigError: when DuckDB refuses it, or it is anything but one SELECT.
-        CorruptArtifactError: when a table has not the size or the columns that its manifest and record say.
+        CorruptArtifactError: when a table has not the bytes or the columns that its manifest and record say.
     """
     duckdb = _duckdb()
     try:
@@ -182,16 +181,14 @@ def tables(run: Run, view: View, scratch: Path, pruned: list[str]) -> Iterator[F
             pruned.append(task.location)
             continue
         path = scratch / f"{task.location.replace('/', '-')}.parquet"
-        run.store.fetch(key, path)
-        check_table(path, manifest.files[file], view.spec, f"{run.root}/{key}")
+        fetch_verified(run.store, key, path, manifest.files[file])
+        check_table(path, view.spec, f"{run.root}/{key}")
         yield Found(task, str(path))
 
 
-def check_table(path: Path, entry: FileEntry, spec: TableSpec, label: str) -> None:
-    """Refuse a table that has not the size of its manifest or the columns of its record."""
+def check_table(path: Path, spec: TableSpec, label: str) -> None:
+    """Refuse a table that has not the columns of its record."""
     hint = "see all that is wrong with `tdm-r1 audit`, or restore the file from a copy"
-    if (size := path.stat().st_size) != entry.size:
-        raise CorruptArtifactError(f"`{label}` has {size} bytes but {entry.size} are expected", hint=hint)
     try:
         found = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tdm_r1.artifacts.manifest import Manifest, sha256_of
+from tdm_r1.artifacts.picture import Stamp, pixel_digest, write_png
 from tdm_r1.artifacts.records import Evaluation, PromptSet
 from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.config import AdapterConfig, RunConfig, SamplerConfig
@@ -41,7 +42,7 @@ from tdm_r1.statistics import OVERALL
 
 
 def sample_images(generator: Generator, prompts: Sequence[str], out: Path, *, count: int, seed: int) -> Path:
-    """Sample `count` images per prompt into one labelled PNG.
+    """Sample `count` images per prompt into one labelled PNG that carries where it comes from.
 
     The noise of an image depends on the seed, its prompt and its number alone: two iterations of one
     run, sampled with the same seed, start from the same noise.
@@ -55,7 +56,19 @@ def sample_images(generator: Generator, prompts: Sequence[str], out: Path, *, co
     rows = [(prompt, list(images[row * count : (row + 1) * count])) for row, prompt in enumerate(prompts)]
     title = f"{generator.name}, {generator.origin}, {generator.config.sampler.steps} NFE, seed {seed}"
     out.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(rows, title).save(out, format="PNG")
+    sheet = contact_sheet(rows, title)
+    stamp = Stamp(
+        run=generator.root,
+        iteration=generator.iteration,
+        record=generator.record,
+        config=generator.config_digest,
+        prompts=tuple(prompts),
+        count=count,
+        seed=seed,
+        code_version=version("tdm-r1"),
+        pixels=pixel_digest(sheet),
+    )
+    write_png(sheet, out, stamp)
     return out
 
 

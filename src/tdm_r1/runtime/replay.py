@@ -163,7 +163,7 @@ def replay(root: str, text: str, *, progress: Progress = silent) -> list[Replaye
 def replay_one(run: Run, original: Store, above: Store, task: Task, recorded: Manifest, progress: Progress) -> Replayed:
     """Execute one task with the original showing through everywhere but at its own location."""
     run.store = OverlayStore(original, above, task.location)
-    replayed = execute(run, task, progress=progress)
+    replayed = execute(run, task, progress=progress, version=recorded.version)
     same = replayed.digest == recorded.digest
     difference = None if same else first_difference(original, above, task.location, recorded, replayed)
     environment = environment_differences(recorded.provenance, replayed.provenance)

@@ -1,0 +1,221 @@
+"""Parquet tables, one row group at a time: what is written, and what is believed of a file.
+
+A file is judged by its footer before a page of it is decoded: columns, types, rows and the sizes that it claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from tdm_r1.artifacts.foreign import refusing
+from tdm_r1.artifacts.rows import entries, entry_shape, fill_rows, rows_column
+from tdm_r1.artifacts.schema import RowsSpec, TableSpec, require_finite
+from tdm_r1.errors import SchemaError
+
+GROUP_ROWS: Final = 256
+"""Rows of a row group, at most."""
+GROUP_BYTES: Final = 16 << 20
+"""Bytes of the row tensors of a row group; one row may be larger."""
+MOST_COLUMN_BYTES: Final = 64 << 20
+"""What the table's own columns of one row group may claim and hold; row tensors have their declared width."""
+FOOTER: Final = 16 << 20
+"""Bytes of a footer's strings, and entries of its lists."""
+
+Shapes = dict[str, tuple[int, ...]]
+"""Entry shape of each row tensor."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One row group."""
+
+    start: int
+    """Its first row."""
+    table: pa.Table
+    """The table's own columns, strings as dictionaries."""
+    rows: Mapping[str, pa.ChunkedArray]
+    """Row tensors as they are stored."""
+
+
+def write_table(
+    path: Path, table: pa.Table, rows: Mapping[str, tuple[RowsSpec, Tensor]], *, lists: bool = False
+) -> None:
+    """Write `table` and, beside its columns, each tensor of `rows`; `lists` is the layout of version 1.
+
+    Pixels are compressed. Floats are not: zstd takes 7% off a latent and then costs more than reading it.
+    """
+    names, width = table.column_names, 0
+    for name, (spec, tensor) in rows.items():
+        field, column = rows_column(name, spec, tensor, lists=lists)
+        table = table.append_column(field, column)
+        width += tensor[:1].nbytes
+    bare = [name for name, (spec, _) in rows.items() if spec.dtype.is_floating_point and not lists]
+    height = GROUP_ROWS if lists else min(GROUP_ROWS, max(1, GROUP_BYTES // max(1, width)))
+    pq.write_table(
+        table,
+        path,
+        compression={name: "none" if name in bare else "zstd" for name in table.column_names} if bare else "zstd",
+        row_group_size=height,
+        use_dictionary=names,  # a dictionary of pixels or floats only costs time
+        write_statistics=names,
+    )
+
+
+def read_table(path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> tuple[pa.Table, dict[str, Tensor]]:
+    """Read a table and its row tensors, one row group at a time into preallocated tensors.
+
+    Raises:
+        CorruptArtifactError: for bytes that are no Parquet file, or one whose pages cannot be decoded.
+        SchemaError: for other columns, shapes or sizes than declared.
+    """
+    with open_table(path, spec, rows) as (file, shapes):
+        count = file.metadata.num_rows
+        tensors = {name: torch.empty((count, *shapes[name]), dtype=rows[name].dtype) for name in rows}
+        parts = []
+        for group in groups_of(file, spec, rows):
+            parts.append(group.table)
+            for name, column in group.rows.items():
+                fill_rows(tensors[name][group.start : group.start + group.table.num_rows], column, rows[name])
+        return join(parts, spec), tensors
+
+
+def scan_table(path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> tuple[pa.Table, dict[str, Tensor]]:
+    """Check all that `read_table` and a record's fields check, and keep the table's own columns only.
+
+    Returns:
+        The table, and for each row tensor one on the device `meta`: its shape and dtype without its values.
+    """
+    with open_table(path, spec, rows) as (file, shapes):
+        count, parts = file.metadata.num_rows, []
+        for group in groups_of(file, spec, rows):
+            parts.append(group.table)
+            for name, column in group.rows.items():
+                for values in entries(column, rows[name]):
+                    require_finite(values, name)
+        bare = {n: torch.empty((count, *shapes[n]), dtype=rows[n].dtype, device="meta") for n in rows}
+        return join(parts, spec), bare
+
+
+@contextmanager
+def open_table(path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> Iterator[tuple[pq.ParquetFile, Shapes]]:
+    """Open a file whose footer says that it holds exactly these columns, in row groups of bounded size."""
+    texts = [text for name, column in spec.columns.items() for text in texts_of(name, column.dtype)]
+    limits = {"thrift_string_size_limit": FOOTER, "thrift_container_size_limit": FOOTER, "schema_depth_limit": 16}
+    with (
+        refusing(path.name),
+        pq.ParquetFile(path, read_dictionary=texts, memory_map=True, pre_buffer=False, **limits) as file,
+    ):
+        yield file, check_footer(file, path.name, spec, rows)
+
+
+def texts_of(path: str, dtype: pa.DataType) -> list[str]:
+    """Parquet paths of the strings in a column: read as dictionaries, their size is known before they spread."""
+    if pa.types.is_list(dtype):
+        return texts_of(f"{path}.list.element", dtype.value_type)
+    if pa.types.is_struct(dtype):
+        return [text for field in dtype for text in texts_of(f"{path}.{field.name}", field.type)]
+    return [path] if dtype == pa.string() else []
+
+
+def plain_type(dtype: pa.DataType) -> pa.DataType:
+    """`dtype` with every dictionary in it replaced by its values' type."""
+    if pa.types.is_dictionary(dtype):
+        return plain_type(dtype.value_type)
+    if pa.types.is_list(dtype):
+        return pa.list_(plain_type(dtype.value_type))
+    if pa.types.is_struct(dtype):
+        return pa.struct([(field.name, plain_type(field.type)) for field in dtype])
+    return dtype
+
+
+def check_footer(file: pq.ParquetFile, label: str, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> Shapes:
+    """Refuse other columns than declared, and row groups that claim more than such a table can need."""
+    schema, expected = file.schema_arrow, [*spec.columns, *rows]
+    if sorted(schema.names) != sorted(expected):
+        raise SchemaError(f"`{label}` has columns {shown(schema.names)} but {expected} are declared")
+    for name, column in spec.columns.items():
+        if (found := plain_type(schema.field(name).type)) != column.dtype:
+            raise SchemaError(f"`{label}`.{name} is {shown(found)} but {column.dtype} is declared")
+    shapes = {name: entry_shape(schema.field(name), rows[name]) for name in rows}
+    lists = any(isinstance(schema.field(name).type, pa.FixedShapeTensorType) for name in rows)
+    width = {name: prod(shapes[name]) * (8 if lists else rows[name].dtype.itemsize) for name in rows}
+    for number in range(file.num_row_groups):
+        check_claims(file.metadata.row_group(number), f"`{label}`, row group {number},", width, lists=lists)
+    if sum(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)) != file.metadata.num_rows:
+        raise SchemaError(f"`{label}` says that it has {file.metadata.num_rows} rows, but its row groups do not")
+    return shapes
+
+
+def check_claims(group: pq.RowGroupMetaData, label: str, width: Mapping[str, int], *, lists: bool) -> None:
+    """Refuse a row group that claims more rows, values or bytes than its columns can need.
+
+    Args:
+        width: bytes of one entry of each row tensor.
+    """
+    count, own = group.num_rows, sum(width.values())
+    if not 0 <= count <= GROUP_ROWS:
+        raise SchemaError(f"{label} has {count} rows but at most {GROUP_ROWS} are written")
+    if not lists and count > 1 and count * own > GROUP_BYTES:
+        raise SchemaError(f"{label} has {count} rows of {own} bytes but at most {GROUP_BYTES} bytes are written")
+    for column in (group.column(number) for number in range(group.num_columns)):
+        name = column.path_in_schema.partition(".")[0]
+        most = 2 * count * width[name] + (1 << 20) if name in width else MOST_COLUMN_BYTES
+        if not 0 <= column.total_uncompressed_size <= most or not 0 <= column.num_values <= most:
+            claim = f"{column.total_uncompressed_size} bytes and {column.num_values} values"
+            raise SchemaError(f"{label} column {shown(name)} claims {claim} but at most {most} are expected")
+
+
+def groups_of(file: pq.ParquetFile, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> Iterator[Group]:
+    """The row groups of an opened table; one at a time is in memory."""
+    start = 0
+    for number in range(file.num_row_groups):
+        table = file.read_row_group(number, columns=list(spec.columns), use_threads=False)
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if (size := sum(map(spread_bytes, column.chunks))) > MOST_COLUMN_BYTES:
+                raise SchemaError(f"column {name} holds {size} bytes in one row group, more than {MOST_COLUMN_BYTES}")
+        yield Group(start, table, {name: _read_rows(file, number, name) for name in rows})
+        start += table.num_rows
+
+
+def _read_rows(file: pq.ParquetFile, group: int, name: str) -> pa.ChunkedArray:
+    return file.read_row_group(group, columns=[name], use_threads=False)[name]
+
+
+def spread_bytes(values: pa.Array) -> int:
+    """Bytes of all strings in an array once its dictionaries are spread; more, where that is little too."""
+    if pa.types.is_list(values.type):
+        return spread_bytes(values.flatten())
+    if pa.types.is_struct(values.type):
+        return sum(spread_bytes(child) for child in values.flatten())
+    if not pa.types.is_dictionary(values.type):
+        return int(values.nbytes)
+    if (most := int(values.dictionary.nbytes) * len(values)) <= MOST_COLUMN_BYTES:
+        return most
+    lengths = pc.binary_length(values.dictionary).cast(pa.int64())
+    return int(pc.sum(lengths.take(values.indices)).as_py() or 0)
+
+
+def join(parts: list[pa.Table], spec: TableSpec) -> pa.Table:
+    """The row groups as one table of the declared types, whose strings are valid UTF-8."""
+    if not parts:
+        return spec.schema.empty_table()
+    found = pa.concat_tables(parts)
+    found = found.cast(pa.schema([field.with_type(spec.columns[field.name].dtype) for field in found.schema]))
+    found.validate(full=True)
+    return found
+
+
+def shown(value: object) -> str:
+    """Enough of what a file says for one line."""
+    return str(value)[:200]
