@@ -3,8 +3,8 @@
 `python -m pipelines.local pipelines/compiled/block.yaml --param root=runs/a --param start=1 --param 'shards=[0,1]'`
 
 Only the YAML is read, so what runs is what a cluster would run: DAGs, nested pipelines, loops over a list parameter,
-conditions on parameters, OneOf, and the launcher's placeholders. Tasks run one after the other; images, resources and
-node selectors are not looked at. Whatever else a pipeline holds is refused, never skipped.
+conditions on parameters, OneOf, and the launcher's placeholders. Tasks run one after the other, in this process's
+environment; images, resources, environments and node selectors are not looked at. Whatever else a pipeline holds is refused, never skipped.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _TASK_KEYS: Final = {
     *("parameterIterator", "taskInfo", "triggerPolicy"),
 }
 _COMPONENT_KEYS: Final = {"dag", "executorLabel", "inputDefinitions", "outputDefinitions"}
-_CONTAINER_KEYS: Final = {"args", "command", "image", "resources"}
+_CONTAINER_KEYS: Final = {"args", "command", "env", "image", "resources"}
 _CONDITION: Final = re.compile(
     r"(?P<no>!\()?inputs\.parameter_values\['(?P<key>[^']+)'\] == (?P<value>true|false)(?(no)\))"
 )

@@ -19,6 +19,7 @@ import yaml
 
 from pipelines.compile import COMPILED
 from pipelines.local import task_argvs
+from pipelines.local_argo import workflow_argvs
 from tests.support import content, differing, plane_run, settings, tdm_r1, tree
 
 pytestmark = pytest.mark.slow
@@ -105,9 +106,31 @@ def test_the_compiled_kfp_block_gives_the_same_bytes_and_stops_at_the_end(
     ir = next(yaml.safe_load_all((COMPILED / "block.yaml").read_text(encoding="utf-8")))
     parameters = {"root": str(root), "start": 1, "shards": [0, 1]}
     ran = list(task_argvs(ir, parameters, scratch=tmp_path / "scratch"))
-    # 2 stages once, 2 iterations of 2 · 2 + 3 stages, then 3 iterations that pass the end of the loop on
-    assert [argv[0] for argv in ran] == ["tdm-r1"] * (2 + 2 * 7) + ["python"] * 3
-    assert all(name.startswith("iter-00000/evaluation/") for name in differing(expected, records(root)))
+    # 3 stages once, 2 iterations of 2 · 2 + 3 stages, then 3 iterations that pass the end of the loop on
+    assert [argv[0] for argv in ran] == ["tdm-r1"] * (3 + 2 * 7) + ["python"] * 3
+    assert differing(expected, records(root)) == []
+
+
+def test_the_argo_workflow_gives_the_same_bytes_and_ends_by_itself(expected: dict[str, str], tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    assert tdm_r1("init", *plane_run(root)[1:]) == 0
+    workflow = yaml.safe_load((COMPILED / "argo_loop.yaml").read_text(encoding="utf-8"))
+    parameters = {"root": str(root), "shards": "[0, 1]"}
+    ran = list(workflow_argvs(workflow, parameters, scratch=tmp_path / "scratch"))
+    # 3 stages once, then thrice the question what is next: 1, 2, none
+    assert len(ran) == 3 + 2 * (1 + 7) + 1
+    assert differing(expected, records(root)) == []
+
+
+def test_the_kfp_loop_finishes_a_run_that_was_cut_and_gives_the_same_bytes(
+    finished: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(root / "iter-00002")
+    (root / "iter-00001/evaluation/manifest.json").unlink()
+    ir = next(yaml.safe_load_all((COMPILED / "loop.yaml").read_text(encoding="utf-8")))
+    list(task_argvs(ir, {"root": str(root), "shards": [0, 1]}, scratch=tmp_path / "scratch"))
+    assert differing(expected, records(root)) == []
 
 
 def test_a_whole_number_that_kfp_delivers_as_a_float_commits_the_same_record(

@@ -74,7 +74,7 @@ def test_the_audit_finds_a_changed_reward_and_a_changed_verdict(root: Path) -> N
     reward.write_text(reward.read_text().replace('"partial"', '"strict"'))
     (root / "variants/shapes/iter-00001/evaluation/stray").touch()
     report = audit(str(root))
-    kinds = {(fault.kind, fault.path.split("/")[0]) for fault in report.faults}
+    kinds = {(fault.kind, fault.location.split("/")[0]) for fault in report.faults}
     assert kinds == {("hash", "variants"), ("configuration", "variants"), ("orphan", "variants")}
 
 
