@@ -11,9 +11,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from pipelines.check_platform import platform_faults, schema_faults
+from pipelines.ir import documents
 from pipelines.sizes import MAX_ARGUMENT, MAX_FILE, size_faults, size_of
 
 PLACEHOLDER: Final = re.compile(r"\{\{\$.*?\}\}", re.DOTALL)
@@ -44,10 +43,10 @@ def check(text: str, lists: Mapping[str, int] | None = None, *, pinned: bool = F
     Raises:
         BrokenPipelineError: lists every fault and where it is.
     """
-    documents = [document for document in yaml.safe_load_all(text) if document]
-    found = [*faults(text, documents), *(image_faults(documents[0]) if pinned else ())]
+    parsed = documents(text)
+    found = [*faults(text, parsed), *(image_faults(parsed[0]) if pinned else ())]
     if not found:
-        found = [fault for fault in size_faults(documents, lists) if retry or "retry" not in fault]
+        found = [fault for fault in size_faults(parsed, lists) if retry or "retry" not in fault]
     if found:
         listed = "\n".join(f"  {fault}" for fault in found)
         raise BrokenPipelineError(
@@ -56,14 +55,14 @@ def check(text: str, lists: Mapping[str, int] | None = None, *, pinned: bool = F
         )
 
 
-def faults(text: str, documents: list[Node]) -> Iterator[str]:
+def faults(text: str, parsed: list[Node]) -> Iterator[str]:
     """Yield one sentence for each fault of a compiled pipeline."""
     size = len(text.encode())
     if size > MAX_FILE:
         yield f"the file has {size:,} bytes, more than {MAX_FILE:,}: use fewer iterations per block"
-    yield from schema_faults(documents)
-    yield from graph_faults(documents[0])
-    yield from platform_faults(documents)
+    yield from schema_faults(parsed)
+    yield from graph_faults(parsed[0])
+    yield from platform_faults(parsed)
 
 
 def graph_faults(ir: Node) -> Iterator[str]:
@@ -227,7 +226,7 @@ def main() -> int:
     except (OSError, BrokenPipelineError) as error:
         print(f"error: {given.pipeline}: {error}", file=sys.stderr)
         return 2
-    size = size_of(list(yaml.safe_load_all(text)), lists)
+    size = size_of(documents(text), lists)
     print(f"{given.pipeline}: {len(text.encode()):,} bytes; a run has about {size.pods:,} pods, {size.nodes:,} nodes,")
     print(f"{size.stored:,} bytes stored, {size.retryable:,} for a retry, {size.argument:,} in one argument")
     return 0

@@ -6,13 +6,12 @@ exit code 75. Whatever else a template holds is refused, never skipped.
 
 import json
 import re
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pipelines.local import PROGRAMS, TaskFailedError, UnsupportedPipelineError
+from pipelines.local import PROGRAMS, TaskFailedError, UnsupportedPipelineError, process
 
 Node = Mapping[str, Any]
 Values = dict[str, str]
@@ -38,12 +37,14 @@ class ArgoRun:
         parameters: workflow parameters over the template's own.
         scratch: directory for output files.
         programs: replaces argv[0].
+        execute: runs an argv and returns its exit code.
     """
 
     workflow: Node
     parameters: Mapping[str, str]
     scratch: Path
     programs: Mapping[str, Sequence[str]]
+    execute: Callable[[Sequence[str]], int]
 
     def argvs(self) -> Iterator[list[str]]:
         """Execute, and yield the argv of each pod after it exited with 0. Nothing runs until it is asked for."""
@@ -112,7 +113,7 @@ class ArgoRun:
             raise UnsupportedPipelineError(f"{path}: do not know the expression {retry['expression']}")
         code = 75
         for _ in range(int(retry["limit"]) + 1):
-            code = subprocess.run(command, check=False).returncode
+            code = self.execute(command)
             if code != 75:
                 break
         return code
@@ -124,9 +125,10 @@ def workflow_argvs(
     *,
     scratch: Path,
     programs: Mapping[str, Sequence[str]] = PROGRAMS,
+    execute: Callable[[Sequence[str]], int] = process,
 ) -> Iterator[list[str]]:
     """Execute a WorkflowTemplate; see `ArgoRun`."""
-    yield from ArgoRun(workflow, parameters, scratch, programs).argvs()
+    yield from ArgoRun(workflow, parameters, scratch, programs, execute).argvs()
 
 
 def _refuse_unknown(where: str, node: Node, known: set[str]) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
+from pipelines.ir import documents
 from pipelines.picture import picture
 from tdm_r1.artifacts.records import RECORDS
 from tdm_r1.presets import revise, shapes_cpu
@@ -35,7 +34,7 @@ def pages(texts: Mapping[str, str]) -> dict[str, str]:
     Args:
         texts: compiled pipelines by file name.
     """
-    drawn = {f"{name}.svg": picture(next(yaml.safe_load_all(texts[f"{name}.yaml"]))) for name in DRAWN}
+    drawn = {f"{name}.svg": picture(documents(texts[f"{name}.yaml"])[0]) for name in DRAWN}
     return {"stages.md": stages_page(), **drawn}
 
 
@@ -125,7 +124,7 @@ def main() -> int:
     parser.add_argument("pipeline", type=Path, help="compiled YAML")
     parser.add_argument("out", type=Path, help="SVG to write")
     given = parser.parse_args()
-    ir = next(yaml.safe_load_all(given.pipeline.read_text(encoding="utf-8")))
+    ir = documents(given.pipeline.read_text(encoding="utf-8"))[0]
     given.out.write_text(picture(ir), encoding="utf-8")
     return 0
 

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from pipelines import ir as compiled
 from pipelines.compile import COMPILED
 from pipelines.local import task_argvs
 
@@ -72,7 +71,7 @@ class Bench(NamedTuple):
 
 @functools.cache
 def _parsed(name: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all((COMPILED / f"{name}.yaml").read_text(encoding="utf-8")))
+    return compiled.documents((COMPILED / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def documents(name: str) -> list[dict[str, Any]]:

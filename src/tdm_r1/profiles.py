@@ -168,8 +168,10 @@ class Profile(Section):
         return self.pool(POOL_OF.get(stage, "control"))
 
     def pool(self, name: PoolName) -> Pool:
-        pool: Pool = getattr(self.pools, name)
-        return pool
+        pools = self.pools
+        return {"rollout": pools.rollout, "update": pools.update, "scoring": pools.scoring, "control": pools.control}[
+            name
+        ]
 
     def timeout_of(self, stage: str) -> int:
         """Seconds after which a pod of a stage is stopped."""
