@@ -40,7 +40,10 @@ def compile_all(lists: Mapping[str, int] | None = None) -> dict[str, str]:
     texts = {}
     for name in PIPELINES:
         text = compiled_text(getattr(import_module(f"pipelines.{name}"), name))
-        check(text, lists)
+        try:
+            check(text, lists)
+        except BrokenPipelineError as error:
+            raise BrokenPipelineError(f"{name}: {error}") from error
         texts[f"{name}.yaml"] = text
     argo: dict[str, str] = import_module("pipelines.argo").compiled_texts()
     return texts | argo
@@ -81,7 +84,8 @@ def main() -> int:
     chosen = {"TDM_R1_PROFILE": given.profile, "TDM_R1_BLOCK_ITERATIONS": given.iterations}
     os.environ.update({name: str(value) for name, value in chosen.items() if value is not None})
     try:
-        files = {given.out: compile_all({"shards": given.shards} if given.shards else None)}
+        lists = {"shards": given.shards, "iterations": given.iterations}
+        files = {given.out: compile_all({name: count for name, count in lists.items() if count is not None})}
     except BrokenPipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

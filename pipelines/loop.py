@@ -8,12 +8,12 @@ from components.encode_prompts.component import encode_prompts
 from components.evaluation.component import evaluation
 from components.gate.component import gate
 from components.next_iterations.component import next_iterations
-from pipelines.block import guarded_iteration
+from pipelines.block import ITERATIONS, guarded_iteration
 from pipelines.pools import placed
 
 
 @dsl.pipeline(name="tdm-r1-loop")
-def loop(root: str, shards: list[int], count: int = 5) -> None:
+def loop(root: str, shards: list[int], count: int = ITERATIONS) -> None:
     """Run the next iterations that are not committed yet; none when the run is complete or stopped.
 
     Compiles to the same size for any count. For a recurring run with one run at a time and without catching up.

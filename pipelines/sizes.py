@@ -9,7 +9,7 @@ KFP's own compiler is not here, so these are estimates. The object is modelled o
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -72,7 +72,7 @@ class Size:
         return Size(self.spec * times, self.pods * times, self.nodes * times, self.status * times, self.fan_in)
 
 
-def size_of(documents: list[Node], lists: Mapping[str, int] | None = None) -> Size:
+def size_of(documents: Sequence[Node], lists: Mapping[str, int] | None = None) -> Size:
     """Estimate a run.
 
     Args:
@@ -85,7 +85,7 @@ def size_of(documents: list[Node], lists: Mapping[str, int] | None = None) -> Si
     return root + _dag_node() + Size(spec=_spec(ir, configs))
 
 
-def size_faults(documents: list[Node], lists: Mapping[str, int] | None = None) -> Iterator[str]:
+def size_faults(documents: Sequence[Node], lists: Mapping[str, int] | None = None) -> Iterator[str]:
     """Yield one sentence, with the numbers and what to change, for each limit that a run would break."""
     size = size_of(documents, lists)
     limits = (
@@ -155,7 +155,7 @@ def _dag_node(more: int = 0) -> Size:
     return Size(pods=1, nodes=3, status=3 * _NODE + more)
 
 
-def _configs(documents: list[Node]) -> Node:
+def _configs(documents: Sequence[Node]) -> Node:
     platform = documents[1] if len(documents) > 1 else {}
     found: Node = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
     return found
