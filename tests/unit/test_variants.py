@@ -16,6 +16,7 @@ from tdm_r1.rng import Keys
 from tdm_r1.runtime.audit import audit
 from tdm_r1.runtime.layout import Task, parents_of
 from tdm_r1.runtime.run import open_run
+from tdm_r1.runtime.stage_view import view_of
 from tdm_r1.runtime.variants import open_variant
 from tdm_r1.stages.evaluation import evaluation_again
 from tests.support import content, differing, tdm_r1, tree
@@ -174,3 +175,11 @@ def test_a_variant_leaves_the_runs_content_as_it_was(root: Path, finished: Path)
 def test_a_variant_without_its_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run"):
         open_run(str(tmp_path))
+
+
+def test_the_page_shows_the_numbers_of_an_update_without_its_weights(root: Path) -> None:
+    run, task = open_run(str(root)), Task("generator_update", 2)
+    next((root / task.location).glob("*state.safetensors")).unlink()
+    shown = view_of(run, task).metrics
+    assert shown
+    assert all(isinstance(value, float) for value in shown.values())

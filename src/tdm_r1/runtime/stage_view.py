@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tdm_r1.artifacts.manifest import Manifest
-from tdm_r1.artifacts.records import Evaluation, GeneratorState, Rewards, SurrogateState
+from tdm_r1.artifacts.records import Evaluation, Rewards
 from tdm_r1.artifacts.repository import read_manifest
+from tdm_r1.runtime.history import metrics_of
 from tdm_r1.runtime.layout import Task
 from tdm_r1.runtime.run import Run
 
@@ -29,10 +30,8 @@ def view_of(run: Run, task: Task) -> View:
         return View(_scores(record), record.report)
     if task.stage == "reward_scoring":
         return View(_rewards(run, task))
-    if task.stage == "surrogate_update":
-        return View(_means(run.load(task, SurrogateState)[0]))
-    if task.stage == "generator_update":
-        return View(_means(run.load(task, GeneratorState)[0]))
+    if task.stage in ("surrogate_update", "generator_update"):
+        return View(_means(metrics_of(run, task)))
     return View({})
 
 
@@ -53,10 +52,10 @@ def _scores(record: Evaluation) -> dict[str, float]:
     return {cell["tag"]: float(cell["value"]) for cell in cells if cell["name"] == cells[-1]["name"]}
 
 
-def _means(record: SurrogateState | GeneratorState) -> dict[str, float]:
+def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Each metric's mean over the steps."""
     values: dict[str, list[float]] = {}
-    for row in record.metrics.to_pylist():
+    for row in rows:
         values.setdefault(row["name"], []).append(row["value"])
     return {name: math.fsum(steps) / len(steps) for name, steps in values.items()}
 
