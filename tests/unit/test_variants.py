@@ -19,7 +19,7 @@ from tdm_r1.runtime.run import open_run
 from tdm_r1.runtime.stage_view import view_of
 from tdm_r1.runtime.variants import open_variant
 from tdm_r1.stages.evaluation import evaluation_again
-from tests.support import content, differing, tdm_r1, tree
+from tests.support import tdm_r1, tree
 from tests.unit.test_kfp_outputs import message
 
 
@@ -32,7 +32,7 @@ def again(root: Path, stage: str, name: str, iteration: int = 1, *more: str) -> 
     return tdm_r1("stage", stage, "--root", str(root), "--iteration", str(iteration), "--variant", name, *more)
 
 
-def created(root: Path, name: str = "other", knob: str = "reward.workers=1") -> int:
+def created(root: Path, name: str = "other", knob: str = "reward.replicate=true") -> int:
     return tdm_r1("variant", "--root", str(root), "--name", name, "--set", knob)
 
 
@@ -80,8 +80,8 @@ def test_the_audit_finds_a_changed_reward_and_a_changed_verdict(root: Path) -> N
 
 
 def test_the_same_scorer_gives_the_same_tables_again(root: Path) -> None:
-    """The control: `reward.workers` never changes a verdict."""
-    judged(root, "same", "reward.workers=1")
+    """The control: the scorer of the plane reads no `reward.replicate`."""
+    judged(root, "same", "reward.replicate=true")
     run = open_run(str(root))
     for task, kind, fields in (
         (Task("reward_scoring", 1, 1), Rewards, ("rewards",)),
@@ -134,7 +134,7 @@ def test_a_variant_is_written_once_and_a_name_is_never_given_to_another_reward(r
     assert created(root) == 0
     assert created(root) == 0
     assert created(root, knob="reward.workers=2") == 2
-    assert open_variant(open_run(str(root)), "other").config.reward.workers == 1
+    assert open_variant(open_run(str(root)), "other").config.reward.replicate
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_variant_is_written_once_and_a_name_is_never_given_to_another_reward(r
         (["variant", "--name", "a", "--set", "seed=1"], "`seed` is no knob of the reward"),
         (["variant", "--name", "a", "--set", "reward.kynd=strict"], "`reward.kynd` is no knob"),
         (["variant", "--name", "a"], "the variant's reward is that of the run"),
-        (["variant", "--name", "../a", "--set", "reward.workers=1"], "cannot be the name of a variant"),
+        (["variant", "--name", "../a", "--set", "reward.replicate=true"], "cannot be the name of a variant"),
         (["stage", "reward_scoring", "--iteration", "1", "--variant", "b"], "there is no variant `b`"),
         (["stage", "rollout", "--iteration", "1", "--variant", "ok"], "a variant judges again"),
         (["stage", "reward_scoring", "--iteration", "3", "--variant", "ok"], "out of range, expected 1..2"),
@@ -164,12 +164,6 @@ def test_a_variant_has_the_parents_that_it_reads() -> None:
 
     config = plane()
     assert parents_of(Task("evaluation", 20, 0, "a"), config) == [Task("encode_prompts"), Task("evaluation", 20)]
-
-
-def test_a_variant_leaves_the_runs_content_as_it_was(root: Path, finished: Path) -> None:
-    judged(root, "same", "reward.workers=1")
-    own = {name: digest for name, digest in content(root).items() if not name.startswith("variants/")}
-    assert differing(own, content(finished)) == []
 
 
 def test_a_variant_without_its_run_is_refused(tmp_path: Path) -> None:
