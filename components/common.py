@@ -22,17 +22,13 @@ def stage_container(stage: str, root: str, *, image: str = TRAIN_IMAGE, **flags:
         flags: further options in the order they are given. KFP cannot add, so `iteration` is the
             first iteration of the block and `offset` the literal distance from it.
     """
+    return program("stage", root, image=image, words=(stage,), **flags)
+
+
+def program(
+    command: str, root: str, *, image: str = TRAIN_IMAGE, words: tuple[str, ...] = (), **flags: Any
+) -> dsl.ContainerSpec:
+    """Run `tdm-r1 COMMAND [WORD …] --root ROOT [--FLAG VALUE …] --executor-input {{$}}`, without a shell."""
     options = [part for flag, value in flags.items() for part in (f"--{flag}", value)]
-    return dsl.ContainerSpec(
-        image=image,
-        command=["tdm-r1"],
-        args=[
-            "stage",
-            stage,
-            "--root",
-            root,
-            *options,
-            "--executor-input",
-            dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER,
-        ],
-    )
+    told = ["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
+    return dsl.ContainerSpec(image=image, command=["tdm-r1"], args=[command, *words, "--root", root, *options, *told])

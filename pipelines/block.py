@@ -1,18 +1,20 @@
 """One pipeline run: what the run needs once, then a block of iterations that each may be skipped."""
 # mypy: allow-untyped-decorators
 
+import os
 from typing import Final
 
 from kfp import dsl
 
 from components.distill_base.component import distill_base
 from components.encode_prompts.component import encode_prompts
+from components.evaluation.component import evaluation
 from components.skipped.component import skipped
 from pipelines.iteration import Progress, iteration
-from pipelines.pools import on_cpu, on_gpu
+from pipelines.pools import placed
 
-ITERATIONS: Final = 5
-"""Iterations per block. With 8 shards, 5 keep the workflow object under the 1.5 MiB that KFP's retry needs."""
+ITERATIONS: Final = int(os.environ.get("TDM_R1_BLOCK_ITERATIONS", "5"))
+"""Iterations per block, unrolled when it is compiled. KFP's retry bears 5 with 4 shards and 3 with 8 (`sizes.py`)."""
 
 
 @dsl.pipeline(name="tdm-r1-guarded-iteration")
@@ -24,7 +26,7 @@ def guarded_iteration(root: str, start: int, shards: list[int], offset: int, dep
     with dsl.If(stop == False, name="continue"):  # noqa: E712 - KFP turns the comparison into a condition
         ran = iteration(root=root, start=start, shards=shards, offset=offset, dep=dep)
     with dsl.Else(name="stopped"):
-        passed = on_cpu(skipped(dep=dep))
+        passed = placed(skipped(dep=dep))
     return Progress(
         dsl.OneOf(ran.outputs["done"], passed.outputs["done"]),
         dsl.OneOf(ran.outputs["stop"], passed.outputs["stop"]),
@@ -33,7 +35,7 @@ def guarded_iteration(root: str, start: int, shards: list[int], offset: int, dep
 
 @dsl.pipeline(name="tdm-r1-block")
 def block(root: str, start: int, shards: list[int]) -> None:
-    """Run iterations start … start + 4, after the prompts and the base model are in place.
+    """Run iterations start, start + 1, …, after the prompts and the base model are in place and measured.
 
     Stages that were committed by an earlier block exit at once, so every block of a run is this same pipeline.
 
@@ -42,9 +44,10 @@ def block(root: str, start: int, shards: list[int]) -> None:
         start: first iteration of the block.
         shards: shard numbers, all those of `run.json`.
     """
-    encoded = on_gpu(encode_prompts(root=root))
-    distilled = on_gpu(distill_base(root=root, dep=encoded.outputs["done"]))
+    encoded = placed(encode_prompts(root=root))
+    distilled = placed(distill_base(root=root, dep=encoded.outputs["done"]))
     dep, stop = distilled.outputs["done"], False
+    placed(evaluation(root=root, start=0, offset=0, dep=dep))
     for offset in range(ITERATIONS):
         step = guarded_iteration(root=root, start=start, shards=shards, offset=offset, dep=dep, stop=stop)
         dep, stop = step.outputs["done"], step.outputs["stop"]

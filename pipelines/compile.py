@@ -1,18 +1,21 @@
-"""Write the compiled pipelines: `python -m pipelines.compile [--check]`."""
+"""Write the compiled pipelines: `python -m pipelines.compile [--check] [--profile 8xH100 --out DIR]`."""
 
 import argparse
+import os
 import sys
 import tempfile
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 from kfp import compiler
 
-from pipelines.block import block
-from pipelines.check import check
-from pipelines.iteration import iteration
+from pipelines.check import BrokenPipelineError, check
 
-PIPELINES: Final[dict[str, Any]] = {"iteration": iteration, "block": block}
+PIPELINES: Final = ("iteration", "block", "loop", "score_only", "evaluate_only")
+"""Each is a function of the module of the same name."""
+ROOT: Final = Path(__file__).parents[1]
 COMPILED: Final = Path(__file__).parent / "compiled"
 
 
@@ -25,19 +28,28 @@ def compiled_text(pipeline: Any) -> str:
     return "".join(line for line in lines if not line.startswith("sdkVersion:"))
 
 
-def compile_all() -> dict[str, str]:
-    """Compile and check every pipeline.
+def compile_all(lists: Mapping[str, int] | None = None) -> dict[str, str]:
+    """Compile and check every pipeline, for the profile that the environment names.
+
+    Args:
+        lists: lengths of list parameters by name, for the sizes.
 
     Returns:
         YAML by file name.
     """
-    texts = {f"{name}.yaml": compiled_text(pipeline) for name, pipeline in PIPELINES.items()}
-    for text in texts.values():
-        check(text)
-    return texts
+    texts = {}
+    for name in PIPELINES:
+        text = compiled_text(getattr(import_module(f"pipelines.{name}"), name))
+        try:
+            check(text, lists)
+        except BrokenPipelineError as error:
+            raise BrokenPipelineError(f"{name}: {error}") from error
+        texts[f"{name}.yaml"] = text
+    argo: dict[str, str] = import_module("pipelines.argo").compiled_texts()
+    return texts | argo
 
 
-def stale(texts: dict[str, str], directory: Path) -> list[str]:
+def stale(texts: Mapping[str, str], directory: Path) -> list[str]:
     """Return the names whose file in `directory` is missing or holds another text."""
     return [
         name
@@ -46,24 +58,43 @@ def stale(texts: dict[str, str], directory: Path) -> list[str]:
     ]
 
 
+def _write(texts: Mapping[str, str], directory: Path) -> None:
+    for name, text in texts.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text, encoding="utf-8")
+
+
+def _compare(files: Mapping[Path, Mapping[str, str]]) -> int:
+    changed = [name for directory, texts in files.items() for name in stale(texts, directory)]
+    if changed:
+        found = f"error: not up to date: {', '.join(changed)}"
+        print(f"{found}\n\nhint: run `python -m pipelines.compile`", file=sys.stderr)
+    return 1 if changed else 0
+
+
 def main() -> int:
-    """Write the files, or with --check only compare them; 1 means that some would change."""
+    """Write the files, or with --check only compare them; 1 means that some would change, 2 that one is refused."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, fail if a file would change")
     parser.add_argument("--out", type=Path, default=COMPILED, help="directory of the YAML files")
-    arguments = parser.parse_args()
-    texts = compile_all()
-    if arguments.check:
-        changed = stale(texts, arguments.out)
-        if changed:
-            print(
-                f"error: not up to date: {', '.join(changed)}\n\nhint: run `python -m pipelines.compile`",
-                file=sys.stderr,
-            )
-        return 1 if changed else 0
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (arguments.out / name).write_text(text, encoding="utf-8")
+    parser.add_argument("--profile", help="name of a profile, or a TOML file; TDM_R1_PROFILE without it")
+    parser.add_argument("--iterations", type=int, help="iterations per block; TDM_R1_BLOCK_ITERATIONS without it")
+    parser.add_argument("--shards", type=int, help="shards that `run.json` has; the sizes are checked for them")
+    given = parser.parse_args()
+    chosen = {"TDM_R1_PROFILE": given.profile, "TDM_R1_BLOCK_ITERATIONS": given.iterations}
+    os.environ.update({name: str(value) for name, value in chosen.items() if value is not None})
+    try:
+        lists = {"shards": given.shards, "iterations": given.iterations}
+        files = {given.out: compile_all({name: count for name, count in lists.items() if count is not None})}
+    except BrokenPipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if given.out == COMPILED:
+        files[ROOT / "docs/operations"] = import_module("pipelines.stages").pages(files[COMPILED])
+    if given.check:
+        return _compare(files)
+    for directory, texts in files.items():
+        _write(texts, directory)
     return 0
 
 

@@ -1,7 +1,7 @@
 """One iteration of the loop: shards of rollout and scoring, then the two updates, then the evaluation."""
 # mypy: allow-untyped-decorators
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from kfp import dsl
 
@@ -10,10 +10,7 @@ from components.generator_update.component import generator_update
 from components.reward_scoring.component import reward_scoring
 from components.rollout.component import rollout
 from components.surrogate_update.component import surrogate_update
-from pipelines.pools import on_cpu, on_gpu
-
-SHARDS_AT_ONCE: Final = 8
-"""Shards in flight. KFP takes a literal here, never a parameter."""
+from pipelines.pools import PROFILE, placed
 
 
 class Progress(NamedTuple):
@@ -39,10 +36,10 @@ def iteration(root: str, start: int, shards: list[int], offset: int = 0, dep: st
         dep: digest that the rollouts wait for; empty when nothing has to be waited for.
     """
     at = {"root": root, "start": start, "offset": offset}
-    with dsl.ParallelFor(items=shards, parallelism=SHARDS_AT_ONCE, name="shards") as shard:
-        sampled = on_gpu(rollout(**at, shard=shard, dep=dep))
-        scored = on_cpu(reward_scoring(**at, shard=shard, dep=sampled.outputs["done"]))
-    fitted = on_gpu(surrogate_update(**at, deps=dsl.Collected(scored.outputs["done"])))
-    moved = on_gpu(generator_update(**at, dep=fitted.outputs["done"]))
-    measured = on_gpu(evaluation(**at, dep=moved.outputs["done"]))
+    with dsl.ParallelFor(items=shards, parallelism=PROFILE.shards_at_once, name="shards") as shard:
+        sampled = placed(rollout(**at, shard=shard, dep=dep))
+        scored = placed(reward_scoring(**at, shard=shard, dep=sampled.outputs["done"]))
+    fitted = placed(surrogate_update(**at, deps=dsl.Collected(scored.outputs["done"])))
+    moved = placed(generator_update(**at, dep=fitted.outputs["done"]))
+    measured = placed(evaluation(**at, dep=moved.outputs["done"]))
     return Progress(measured.outputs["done"], measured.outputs["stop"])

@@ -3,8 +3,9 @@
 `python -m pipelines.local pipelines/compiled/block.yaml --param root=runs/a --param start=1 --param 'shards=[0,1]'`
 
 Only the YAML is read, so what runs is what a cluster would run: DAGs, nested pipelines, loops over a list parameter,
-conditions on parameters, OneOf, and the launcher's placeholders. Tasks run one after the other; images, resources and
-node selectors are not looked at. Whatever else a pipeline holds is refused, never skipped.
+conditions on parameters, OneOf, and the launcher's placeholders. Tasks run one after the other, in this process's own
+environment; images, resources and node selectors are not looked at. Whatever else a pipeline holds is refused, never
+skipped.
 """
 
 import argparse
@@ -13,13 +14,13 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
+from pipelines.ir import documents
 
 Node = Mapping[str, Any]
 Values = dict[str, Any]
@@ -35,7 +36,7 @@ _TASK_KEYS: Final = {
     *("parameterIterator", "taskInfo", "triggerPolicy"),
 }
 _COMPONENT_KEYS: Final = {"dag", "executorLabel", "inputDefinitions", "outputDefinitions"}
-_CONTAINER_KEYS: Final = {"args", "command", "image", "resources"}
+_CONTAINER_KEYS: Final = {"args", "command", "env", "image", "resources"}
 _CONDITION: Final = re.compile(
     r"(?P<no>!\()?inputs\.parameter_values\['(?P<key>[^']+)'\] == (?P<value>true|false)(?(no)\))"
 )
@@ -55,8 +56,18 @@ class TaskFailedError(RuntimeError):
         self.code = code
 
 
+def process(argv: Sequence[str]) -> int:
+    """Exit code of a process."""
+    return subprocess.run(argv, check=False).returncode
+
+
 def task_argvs(
-    ir: Node, parameters: Node, *, scratch: Path, programs: Mapping[str, Sequence[str]] = PROGRAMS
+    ir: Node,
+    parameters: Node,
+    *,
+    scratch: Path,
+    programs: Mapping[str, Sequence[str]] = PROGRAMS,
+    execute: Callable[[Sequence[str]], int] = process,
 ) -> Iterator[list[str]]:
     """Execute a compiled pipeline task by task, in an order that its edges allow.
 
@@ -65,11 +76,12 @@ def task_argvs(
         parameters: value of each pipeline parameter.
         scratch: directory for output parameters and artifacts; one folder per task.
         programs: replaces argv[0], `{"tdm-r1": [sys.executable, "-m", "tdm_r1"]}`; other programs run as they are.
+        execute: runs an argv and returns its exit code.
 
     Yields:
         argv of each task before the replacement, after it exited with 0. Nothing runs until it is asked for.
     """
-    yield from _Run(ir, scratch, programs).component("root", ir["root"], parameters, ())
+    yield from _Run(ir, scratch, programs, execute).component("root", ir["root"], parameters, ())
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,7 @@ class _Run:
     ir: Node
     scratch: Path
     programs: Mapping[str, Sequence[str]]
+    execute: Callable[[Sequence[str]], int]
     results: dict[tuple[str, ...], Values | None] = field(default_factory=dict)
     """Output parameters of every task by its path from the root."""
 
@@ -165,7 +178,7 @@ class _Run:
         message = _executor_input(definitions, inputs, self.scratch.joinpath(*path).resolve())
         parts = [*executor["container"].get("command", []), *executor["container"].get("args", [])]
         argv = [_PLACEHOLDER.sub(lambda found: _rendered(found[1], message), part) for part in parts]
-        code = subprocess.run([*self.programs.get(argv[0], (argv[0],)), *argv[1:]], check=False).returncode
+        code = self.execute([*self.programs.get(argv[0], (argv[0],)), *argv[1:]])
         if code:
             raise TaskFailedError(f"{where}: `{' '.join(argv[:3])} …` exited with {code}", code)
         self.results[path] = _read_outputs(where, definitions, message)
@@ -271,7 +284,7 @@ def main() -> int:
     parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="string, or JSON")
     parser.add_argument("--scratch", type=Path, help="directory for outputs; a temporary one if not given")
     arguments = parser.parse_args()
-    ir = next(yaml.safe_load_all(arguments.pipeline.read_text(encoding="utf-8")))
+    ir = documents(arguments.pipeline.read_text(encoding="utf-8"))[0]
     with tempfile.TemporaryDirectory() as temporary:
         try:
             parameters = dict(_parameter(ir, text) for text in arguments.param)

@@ -1,80 +1,80 @@
-"""Machines: which node a task asks for, and how much of it."""
+"""Machines: apply the profile to a task."""
 
 import os
-from dataclasses import dataclass
 from typing import Any, Final
 
 from kfp import dsl, kubernetes
 
-POOL_LABEL: Final = "tdm-r1/pool"
-ACCELERATOR: Final = "nvidia.com/gpu"
+from tdm_r1.errors import ConfigError
+from tdm_r1.profiles import DEFAULT_PROFILE, Pool, PoolName, Profile, open_profile
 
-
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """One class of machine."""
-
-    cpu: str
-    """Cores, request and limit alike, so that a stage always has the threads it was told to use."""
-    memory: str
-    """Request and limit alike: a stage over its memory is killed, not its neighbour."""
-    accelerators: int = 0
-    """Whole devices of the kind `nvidia.com/gpu`; the pod then tolerates the taint of the same name."""
-    node: str | None = None
-    """Value of the node label `tdm-r1/pool`; None runs anywhere."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """The two pools of one kind of cluster."""
-
-    gpu: Pool
-    cpu: Pool
-
-
-PROFILES: Final = {
-    "single_gpu": Profile(
-        gpu=Pool(cpu="8", memory="64Gi", accelerators=1, node="gpu"),
-        cpu=Pool(cpu="4", memory="16Gi", node="cpu"),
-    ),
-    "smoke": Profile(gpu=Pool(cpu="1", memory="4Gi"), cpu=Pool(cpu="1", memory="2Gi")),
-}
-"""`single_gpu`: one device per task on labelled nodes. `smoke`: the embedded world on any node, without a device."""
+QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+PRIORITY_LABEL: Final = "kueue.x-k8s.io/priority-class"
 
 
 def chosen_profile() -> Profile:
-    """Return the profile that TDM_R1_PROFILE names, `single_gpu` without it.
+    """Return the profile that TDM_R1_PROFILE names.
 
     Raises:
-        SystemExit: no profile has that name.
+        SystemExit: no profile has that name, or its file is refused.
     """
-    name = os.environ.get("TDM_R1_PROFILE", "single_gpu")
-    if name not in PROFILES:
-        raise SystemExit(f"error: TDM_R1_PROFILE is `{name}`\n\nhint: use one of {', '.join(PROFILES)}")
-    return PROFILES[name]
+    try:
+        return open_profile(os.environ.get("TDM_R1_PROFILE", DEFAULT_PROFILE))
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
-_PROFILE: Final = chosen_profile()
+PROFILE: Final = chosen_profile()
+"""Read once, when the pipelines are compiled: KFP takes timeouts, labels and volumes as literals only."""
 
 
-def on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Place a task on the GPU pool."""
-    return _place(task, _PROFILE.gpu)
+def placed(task: dsl.PipelineTask, pool: PoolName | None = None) -> dsl.PipelineTask:
+    """Place a task on its stage's pool, or on another.
 
-
-def on_cpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """Place a task on the CPU pool."""
-    return _place(task, _PROFILE.cpu)
-
-
-def _place(task: Any, pool: Pool) -> dsl.PipelineTask:
-    """Ask for the pool's machine. KFP's cache stays off: it cannot see that the content behind a string changed."""
+    KFP's cache stays off: it cannot see that the content behind a string changed.
+    """
+    stage = task.component_spec.name.replace("-", "_")
+    machine = PROFILE.pool_of(stage) if pool is None else PROFILE.pool(pool)
     task.set_caching_options(False)
+    _resources(task, machine)
+    _scheduling(task, machine)
+    _pod(task)
+    kubernetes.set_timeout(task, PROFILE.timeout_of(stage) if pool is None else machine.timeout_seconds)
+    return task
+
+
+def _resources(task: Any, pool: Pool) -> None:
     task.set_cpu_request(pool.cpu).set_cpu_limit(pool.cpu)
     task.set_memory_request(pool.memory).set_memory_limit(pool.memory)
     if pool.accelerators:
-        task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(pool.accelerators)
-        kubernetes.add_toleration(task, key=ACCELERATOR, operator="Exists", effect="NoSchedule")
-    if pool.node:
-        kubernetes.add_node_selector(task, label_key=POOL_LABEL, label_value=pool.node)
-    return task
+        task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.accelerators)
+    kubernetes.empty_dir_mount(task, "scratch", "/tmp", size_limit=pool.scratch)
+    if pool.shared_memory:
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=pool.shared_memory)
+
+
+def _scheduling(task: Any, pool: Pool) -> None:
+    """Where the pod may go, and behind whom it waits. KFP 2.17 sets no PriorityClass, so Kueue's label does."""
+    for key, value in pool.node_labels.items():
+        kubernetes.add_node_selector(task, label_key=key, label_value=value)
+    for taint in pool.tolerations:
+        kubernetes.add_toleration(task, key=taint.key, operator=taint.operator, value=taint.value, effect=taint.effect)
+    labels = {QUEUE_LABEL: pool.queue, PRIORITY_LABEL: pool.priority}
+    for label, name in labels.items():
+        if pool.queue and name:
+            kubernetes.add_pod_label(task, label, name)
+
+
+def _pod(task: Any) -> None:
+    """Who the process is, and how it reaches the run directory. KFP drops every capability itself."""
+    security, storage = PROFILE.security, PROFILE.storage
+    kubernetes.set_security_context(task, run_as_user=security.user, run_as_group=security.group, run_as_non_root=True)
+    if storage.secret:
+        keys = {
+            storage.secret.access_key: "AWS_ACCESS_KEY_ID",
+            storage.secret.secret_key: "AWS_SECRET_ACCESS_KEY",
+        }
+        kubernetes.use_secret_as_env(task, storage.secret.name, keys)
+    for name, value in {"AWS_ENDPOINT_URL": storage.endpoint, "AWS_REGION": storage.region}.items():
+        if value:
+            task.set_env_variable(name, value)

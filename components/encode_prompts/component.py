@@ -8,11 +8,16 @@ from components.common import stage_container
 
 
 @dsl.container_component
-def encode_prompts(root: str, done: dsl.OutputPath(str)) -> dsl.ContainerSpec:
+def encode_prompts(
+    root: str,
+    record: dsl.Output[dsl.Dataset],
+    done: dsl.OutputPath(str),
+) -> dsl.ContainerSpec:
     """Write the prompt table and its cached text embeddings, once per run.
 
     Args:
         root: run directory, s3://… or a path.
+        record: the manifest, with its digest and where it lies.
         done: digest of the committed manifest.
     """
     return stage_container("encode_prompts", root)

@@ -15,6 +15,7 @@ def evaluation(
     dep: str,
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
+    record: dsl.Output[dsl.Artifact],
     done: dsl.OutputPath(str),
     stop: dsl.OutputPath(bool),
 ) -> dsl.ContainerSpec:
@@ -27,6 +28,7 @@ def evaluation(
         dep: `done` of generator_update.
         metrics: scalars for the run's table in the KFP page.
         report: the committed report.html.
+        record: the manifest, with its digest and where it lies.
         done: digest of the committed manifest.
         stop: true if a rule or the file STOP ends the loop here.
     """

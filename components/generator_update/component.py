@@ -13,6 +13,8 @@ def generator_update(
     start: int,
     offset: int,
     dep: str,
+    metrics: dsl.Output[dsl.Metrics],
+    record: dsl.Output[dsl.Model],
     done: dsl.OutputPath(str),
 ) -> dsl.ContainerSpec:
     """Move the generator along the surrogate reward.
@@ -22,6 +24,8 @@ def generator_update(
         start: first iteration of the block.
         offset: distance from `start`; this is iteration start + offset.
         dep: `done` of surrogate_update.
+        metrics: each metric's mean over the steps, for the table in the KFP page.
+        record: the manifest, with its digest and where it lies.
         done: digest of the committed manifest.
     """
     return stage_container("generator_update", root, iteration=start, offset=offset)

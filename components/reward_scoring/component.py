@@ -14,6 +14,7 @@ def reward_scoring(
     offset: int,
     shard: int,
     dep: str,
+    record: dsl.Output[dsl.Dataset],
     done: dsl.OutputPath(str),
 ) -> dsl.ContainerSpec:
     """Score the final images of one shard.
@@ -24,6 +25,7 @@ def reward_scoring(
         offset: distance from `start`; this is iteration start + offset.
         shard: shard number, from 0.
         dep: `done` of the rollout of the same shard.
+        record: the manifest, with its digest and where it lies.
         done: digest of the committed manifest.
     """
     return stage_container("reward_scoring", root, image=SCORER_IMAGE, iteration=start, offset=offset, shard=shard)

@@ -14,6 +14,7 @@ def rollout(
     offset: int,
     shard: int,
     dep: str,
+    record: dsl.Output[dsl.Dataset],
     done: dsl.OutputPath(str),
 ) -> dsl.ContainerSpec:
     """Sample the trajectories of one shard of prompts.
@@ -24,6 +25,7 @@ def rollout(
         offset: distance from `start`; this is iteration start + offset.
         shard: shard number, from 0.
         dep: `done` of the evaluation before, or of distill_base.
+        record: the manifest, with its digest and where it lies.
         done: digest of the committed manifest.
     """
     return stage_container("rollout", root, iteration=start, offset=offset, shard=shard)

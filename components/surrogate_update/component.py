@@ -13,6 +13,8 @@ def surrogate_update(
     start: int,
     offset: int,
     deps: list[str],
+    metrics: dsl.Output[dsl.Metrics],
+    record: dsl.Output[dsl.Model],
     done: dsl.OutputPath(str),
 ) -> dsl.ContainerSpec:
     """Fit the surrogate reward to the scores of all shards.
@@ -22,6 +24,8 @@ def surrogate_update(
         start: first iteration of the block.
         offset: distance from `start`; this is iteration start + offset.
         deps: `done` of every reward_scoring of this iteration.
+        metrics: each metric's mean over the steps, for the table in the KFP page.
+        record: the manifest, with its digest and where it lies.
         done: digest of the committed manifest.
     """
     return stage_container("surrogate_update", root, iteration=start, offset=offset)

@@ -64,13 +64,44 @@ def stage(
     iteration: Annotated[float, typer.Option(help="Iteration; KFP may deliver 3.0.")] = 0,
     offset: Annotated[float, typer.Option(help="Added to the iteration: KFP has no arithmetic.")] = 0,
     shard: Annotated[float, typer.Option(help="Shard of a sharded stage.")] = 0,
+    variant: Annotated[str, typer.Option(help="Judge what is committed again, by this variant's reward.")] = "",
     executor_input: Annotated[str, typer.Option(help="KFP's {{$}}: where its UI wants outputs.")] = "",
 ) -> None:
     """Execute one stage and commit its record; a committed one is free."""
     from tdm_r1.runtime.command import run_stage
 
     number = _whole("iteration", iteration) + _whole("offset", offset)
-    run_stage(name, root, iteration=number, shard=_whole("shard", shard), executor_input=executor_input)
+    run_stage(
+        name, root, iteration=number, shard=_whole("shard", shard), variant=variant, executor_input=executor_input
+    )
+
+
+@app.command(name="next")
+def next_(
+    root: Root,
+    count: Annotated[float, typer.Option(help="At most so many iterations; KFP may deliver 3.0.")] = 1,
+    iteration: Annotated[float | None, typer.Option(help="Ask whether this one may begin.")] = None,
+    executor_input: Annotated[str, typer.Option(help="KFP's {{$}}: where its UI wants outputs.")] = "",
+    out: Annotated[Path | None, typer.Option(help="File for the first iteration or `none`, as Argo wants it.")] = None,
+) -> None:
+    """Print the iterations that are not committed yet, or `none`."""
+    from tdm_r1.runtime.ahead import next_iterations
+
+    asked = None if iteration is None else _whole("iteration", iteration)
+    found = next_iterations(root, count=_whole("count", count), iteration=asked, executor_input=executor_input, out=out)
+    console.OUT.print(found, soft_wrap=True)
+
+
+@app.command()
+def variant(
+    root: Root,
+    name: Annotated[str, typer.Option(help="Folder below variants/.")],
+    set_: Set = None,
+) -> None:
+    """Name another reward, by which `stage reward_scoring` and `stage evaluation` judge committed images again."""
+    from tdm_r1.runtime.variants import create_variant
+
+    console.OUT.print(create_variant(root, name, parse_overrides(set_)), soft_wrap=True)
 
 
 @app.command()

@@ -127,6 +127,8 @@ class RolloutConfig(Section):
 
     @model_validator(mode="after")
     def _shards_hold_whole_groups(self) -> RolloutConfig:
+        if self.shards > self.groups:
+            raise ValueError(f"shards={self.shards} is above groups={self.groups}; a group is never split")
         if self.groups % self.shards:
             raise ValueError(f"groups={self.groups} is not a multiple of shards={self.shards}; a group is never split")
         return self

@@ -47,8 +47,13 @@ def write_outputs(
     parameters: Mapping[str, str],
     metrics: Mapping[str, float],
     html: str | None,
+    record: tuple[bytes, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write output parameters as bare text, the HTML artifact, and the metrics' metadata."""
+    """Write output parameters as bare text, the HTML artifact, the pointer to the record, and the metadata.
+
+    Args:
+        record: content of the artifact `record`, which is the manifest, and its metadata.
+    """
     outputs = executor_input.get("outputs", {})
     for name, target in outputs.get("parameters", {}).items():
         if name in parameters:
@@ -56,9 +61,17 @@ def write_outputs(
     artifacts = {name: found["artifacts"][0] for name, found in outputs.get("artifacts", {}).items()}
     if html is not None and "report" in artifacts:
         _write(local_path(artifacts["report"]["uri"]), html)
-    if "metrics" in artifacts and "outputFile" in outputs:
-        shown = {key: artifacts["metrics"][key] for key in ("name", "uri")} | {"metadata": dict(metrics)}
-        _write(Path(outputs["outputFile"]), json.dumps({"artifacts": {"metrics": {"artifacts": [shown]}}}))
+    metadata: dict[str, Mapping[str, Any]] = {"metrics": metrics}
+    if record is not None and "record" in artifacts:
+        _write(local_path(artifacts["record"]["uri"]), record[0].decode())
+        metadata["record"] = record[1]
+    shown = {
+        name: {"artifacts": [{key: artifacts[name][key] for key in ("name", "uri")} | {"metadata": dict(values)}]}
+        for name, values in metadata.items()
+        if name in artifacts
+    }
+    if shown and "outputFile" in outputs:
+        _write(Path(outputs["outputFile"]), json.dumps({"artifacts": shown}))
 
 
 def _write(path: Path, text: str) -> None:

@@ -152,7 +152,16 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> RunConfig:
     """
     if preset not in PRESETS:
         raise ConfigError(f"there is no preset `{preset}`", hint=f"the presets are {', '.join(PRESETS)}")
-    tree = PRESETS[preset]().model_dump()
+    return revise(PRESETS[preset](), overrides)
+
+
+def revise(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """A configuration with some knobs set, validated as a whole.
+
+    Raises:
+        ConfigError: for an unknown key, or a value that its knob refuses.
+    """
+    tree = config.model_dump()
     for key, value in overrides.items():
         node = tree
         *folders, leaf = key.split(".")
@@ -166,7 +175,7 @@ def resolve(preset: str, overrides: Mapping[str, Any]) -> RunConfig:
         if leaf not in node:
             raise ConfigError(f"`{key}` is no knob", hint=f"its section has {', '.join(node)}")
         node[leaf] = value
-    return _validated(RunConfig, tree, hint=f"see what it may be with `tdm-r1 config show {preset}`, and")
+    return _validated(RunConfig, tree, hint=f"see what it may be with `tdm-r1 config show {config.preset}`, and")
 
 
 def replace(section: AnySection, values: Mapping[str, Any]) -> AnySection:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ import yaml
 
 from pipelines.compile import COMPILED
 from pipelines.local import task_argvs
+from pipelines.local_argo import workflow_argvs
 from tests.support import content, differing, plane_run, settings, tdm_r1, tree
 
 pytestmark = pytest.mark.slow
@@ -97,6 +99,12 @@ def test_a_run_that_died_between_its_files_and_its_manifest_ends_in_the_same_byt
     assert differing(expected, records(root)) == []
 
 
+def here(argv: Sequence[str]) -> int:
+    """Exit code of a container's own argv, in this process."""
+    assert argv[0] == "tdm-r1"
+    return tdm_r1(*argv[1:])
+
+
 def test_the_compiled_kfp_block_gives_the_same_bytes_and_stops_at_the_end(
     expected: dict[str, str], tmp_path: Path
 ) -> None:
@@ -105,9 +113,33 @@ def test_the_compiled_kfp_block_gives_the_same_bytes_and_stops_at_the_end(
     ir = next(yaml.safe_load_all((COMPILED / "block.yaml").read_text(encoding="utf-8")))
     parameters = {"root": str(root), "start": 1, "shards": [0, 1]}
     ran = list(task_argvs(ir, parameters, scratch=tmp_path / "scratch"))
-    # 2 stages once, 2 iterations of 2 · 2 + 3 stages, then 3 iterations that pass the end of the loop on
-    assert [argv[0] for argv in ran] == ["tdm-r1"] * (2 + 2 * 7) + ["python"] * 3
-    assert all(name.startswith("iter-00000/evaluation/") for name in differing(expected, records(root)))
+    # 3 stages once, 2 iterations of 2 · 2 + 3 stages, then 3 iterations that pass the end of the loop on
+    assert [argv[0] for argv in ran] == ["tdm-r1"] * (3 + 2 * 7) + ["python"] * 3
+    assert differing(expected, records(root)) == []
+
+
+def test_the_argo_workflow_gives_the_same_bytes_and_ends_by_itself(expected: dict[str, str], tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    assert tdm_r1("init", *plane_run(root)[1:]) == 0
+    workflow = yaml.safe_load((COMPILED / "argo_loop.yaml").read_text(encoding="utf-8"))
+    parameters = {"root": str(root), "shards": "[0, 1]"}
+    ran = list(workflow_argvs(workflow, parameters, scratch=tmp_path / "scratch", programs={}, execute=here))
+    # 3 stages once, then thrice the question what is next: 1, 2, none
+    assert len(ran) == 3 + 2 * (1 + 7) + 1
+    assert differing(expected, records(root)) == []
+
+
+def test_the_kfp_loop_finishes_a_run_that_was_cut_and_gives_the_same_bytes(
+    finished: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(root / "iter-00002")
+    (root / "iter-00001/evaluation/manifest.json").unlink()
+    ir = next(yaml.safe_load_all((COMPILED / "loop.yaml").read_text(encoding="utf-8")))
+    given = {"root": str(root), "shards": [0, 1]}
+    ran = list(task_argvs(ir, given, scratch=tmp_path / "scratch", programs={}, execute=here))
+    assert len(ran) == 3 + 1 + 2 * (1 + 7)
+    assert differing(expected, records(root)) == []
 
 
 def test_a_whole_number_that_kfp_delivers_as_a_float_commits_the_same_record(

@@ -107,6 +107,7 @@ def test_an_override_changes_its_knob_and_no_other() -> None:
         ("rollout.group_size", 1, "`rollout.group_size` is 1", "config show"),
         ("surrogate.reference", "none", "`surrogate.reference` is 'none'", "config show"),
         ("rollout.shards", 7, "groups=16 is not a multiple of shards=7", "config show"),
+        ("rollout.shards", 64, "shards=64 is above groups=16; a group is never split", "config show"),
         ("sampler.steps", 1, "generator.steps_per_trajectory=2 but sampler.steps=1", "config show"),
     ],
 )

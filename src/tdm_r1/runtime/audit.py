@@ -5,9 +5,7 @@ Nothing is written, and no figure of the run is trusted: sizes, hashes and rows 
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,13 +21,20 @@ from tdm_r1.artifacts.repository import MANIFEST_NAME, read_manifest
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.artifacts.tombstone import TOMBSTONE_NAME, read_tombstone
 from tdm_r1.config import RunConfig
-from tdm_r1.errors import ArtifactError, ConfigError
+from tdm_r1.errors import ArtifactError
 from tdm_r1.runtime.audit_faults import AuditReport, Fault, RecordAudit
+from tdm_r1.runtime.audit_reading import first_line, listed_tasks, read_configuration, read_variants
 from tdm_r1.runtime.history import REPORT_FILE
-from tdm_r1.runtime.layout import BASE, ONCE, PROMPTS, RUN_FILE, SHARDED, STAGES, STOP_FILE, Task, all_tasks, parents_of
+from tdm_r1.runtime.layout import (
+    RUN_FILE,
+    STOP_FILE,
+    Task,
+    all_tasks,
+    parents_of,
+    variant_tasks,
+)
 from tdm_r1.runtime.results import RESULT_FILE
-from tdm_r1.runtime.run import digest_of
-from tdm_r1.runtime.run_file import read_config, stored_values
+from tdm_r1.runtime.variants import listed_variants, reward_key
 
 BESIDE: Final = frozenset({RUN_FILE, STOP_FILE, RESULT_FILE, REPORT_FILE})
 """What may lie in the root without a manifest."""
@@ -46,6 +51,8 @@ class Walk:
     """None when run.json cannot be read."""
     config_digests: frozenset[str]
     """Of run.json as it stands, and of what this version of the code reads from it."""
+    variant_digests: Mapping[str, str]
+    """Of the configuration of each variant."""
     read: Mapping[str, Manifest | Fault]
     """Manifest by location, or why it cannot be read."""
 
@@ -64,14 +71,18 @@ def audit(root: str, *, load: bool = True, threads: int | None = None) -> AuditR
     store = open_store(root)
     keys = frozenset(store.list(""))
     config, digests, damage = read_configuration(store, keys)
-    tasks = all_tasks(config) if config else listed_tasks(keys)
+    variants, misread = read_variants(store, config, keys)
+    own = all_tasks(config) if config else [task for task in listed_tasks(keys) if not task.variant]
+    again = [task for name in variants for task in variant_tasks(name, config)] if config else []
+    tasks = [*own, *again]
     present = [task for task in tasks if manifest_key(task) in keys]
     with ThreadPoolExecutor(workers) as pool:
         read = dict(pool.map(lambda task: (task.location, read_one(store, task)), present))
-        walk = Walk(store, keys, load, config, digests, read)
+        walk = Walk(store, keys, load, config, digests, variants, read)
         records = tuple(pool.map(lambda task: audit_record(walk, task), present))
-    beside = (*damage, *gaps(tasks, present), *strays(walk, tasks), *leftovers(store))
-    total = len(tasks) if config else 0
+    missing = gaps(own, [task for task in present if not task.variant])
+    beside = (*damage, *misread, *missing, *strays(walk, tasks), *leftovers(store))
+    total = len(own) + sum(bool(task.variant) for task in present) if config else 0
     return AuditReport(root, records, beside, load, workers, time.monotonic() - clock, total)
 
 
@@ -83,45 +94,6 @@ def default_threads() -> int:
 
 def manifest_key(task: Task) -> str:
     return f"{task.location}/{MANIFEST_NAME}"
-
-
-def read_configuration(store: Store, keys: frozenset[str]) -> tuple[RunConfig | None, frozenset[str], list[Fault]]:
-    """Read run.json; without a readable one the audit goes on with what the listing shows."""
-    if RUN_FILE not in keys and not listed_tasks(keys):
-        read_config(store)  # says that this is no run
-    try:
-        config = read_config(store)
-        raw = store.read_bytes(RUN_FILE)
-        stored = stored_values(raw)
-        canonical = json.dumps(json.loads(raw), indent=2, ensure_ascii=False).encode() + b"\n"
-    except (ConfigError, ArtifactError, ValueError) as error:
-        found = error.message if isinstance(error, ConfigError | ArtifactError) else str(error)
-        return None, frozenset(), [Fault("configuration", RUN_FILE, first_line(found), "the run's configuration")]
-    digests = frozenset({digest_of(stored), digest_of(config.model_dump(mode="json"))})
-    if raw != canonical:
-        return config, digests, [Fault("configuration", RUN_FILE, "other bytes", "the bytes that `init` writes")]
-    return config, digests, []
-
-
-def listed_tasks(keys: frozenset[str]) -> list[Task]:
-    """The tasks whose manifests are listed, in order of their locations."""
-    found = (
-        parse_location(key.removesuffix(f"/{MANIFEST_NAME}"))
-        for key in sorted(keys)
-        if key.endswith("/" + MANIFEST_NAME)
-    )
-    return [task for task in found if task is not None]
-
-
-def parse_location(location: str) -> Task | None:
-    """The task that commits to this location, or None."""
-    once = {PROMPTS: ONCE[0], BASE: ONCE[1]}
-    if location in once:
-        return Task(once[location])
-    match = re.fullmatch(r"iter-(\d{5})/([a-z_]+)(?:/shard-(\d{4}))?", location)
-    if match is None or match[2] not in STAGES or match[2] in ONCE or (match[2] in SHARDED) != bool(match[3]):
-        return None
-    return Task(match[2], int(match[1]), int(match[3] or 0))
 
 
 def read_one(store: Store, task: Task) -> Manifest | Fault:
@@ -143,9 +115,12 @@ def audit_record(walk: Walk, task: Task) -> RecordAudit:
     if isinstance(manifest, Fault):
         return RecordAudit(task, faults=(manifest,))
     faults = [*lineage(walk, task, manifest)]
-    if walk.config_digests and manifest.config_digest not in walk.config_digests:
-        expected = " or ".join(sorted(digest[:12] for digest in walk.config_digests))
-        faults.append(Fault("configuration", task.location, manifest.config_digest[:12], f"{expected}, of {RUN_FILE}"))
+    digests = {walk.variant_digests[task.variant]} if task.variant else walk.config_digests
+    if digests and manifest.config_digest not in digests:
+        expected, file = " or ".join(sorted(digest[:12] for digest in digests)), RUN_FILE
+        if task.variant:
+            file = reward_key(task.variant)
+        faults.append(Fault("configuration", task.location, manifest.config_digest[:12], f"{expected}, of {file}"))
     dropped, grave = pruned(walk, task, manifest)
     faults += grave
     size = 0
@@ -251,7 +226,8 @@ def strays(walk: Walk, tasks: Sequence[Task]) -> list[Fault]:
     """Files that no manifest names: unfinished if a writer that died or lost left them, else orphans."""
     found = []
     locations = {task.location for task in tasks}
-    for key in sorted(walk.keys - BESIDE):
+    rewards = {reward_key(name) for name in listed_variants(walk.keys)}
+    for key in sorted(walk.keys - BESIDE - rewards):
         location, _, name = key.rpartition("/")
         manifest = walk.read.get(location)
         if location not in locations:
@@ -283,8 +259,3 @@ def leftovers(store: Store) -> list[Fault]:
 
 
 _RUNNING: Final = "nothing, unless a stage runs now"
-
-
-def first_line(text: str) -> str:
-    """Enough of an error for one line."""
-    return " ".join(text.split())[:300]

@@ -15,37 +15,28 @@ from tdm_r1.runtime import audit_report
 from tdm_r1.runtime.audit import audit
 from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.history import write_report
-from tdm_r1.runtime.layout import Task, all_tasks, evaluation_due
+from tdm_r1.runtime.layout import VARIANTS, Task, all_tasks, evaluation_due, variant_tasks
 from tdm_r1.runtime.loop import in_process, isolated, loop
 from tdm_r1.runtime.replay import replay
 from tdm_r1.runtime.results import RESULT_FILE, write_result
 from tdm_r1.runtime.run import Run, create_run, open_run
+from tdm_r1.runtime.stage_view import View, pointer_of, view_of
+from tdm_r1.runtime.variants import listed_variants, open_variant
 from tdm_r1.statistics import OVERALL
 
 
-def run_stage(name: str, root: str, *, iteration: int, shard: int, executor_input: str) -> None:
+def run_stage(name: str, root: str, *, iteration: int, shard: int, variant: str, executor_input: str) -> None:
     """Execute one task; tell KFP when it asked to be told."""
     asked = parse_executor_input(executor_input) if executor_input else None
-    html: str | None = None
-    metrics: dict[str, float] = {}
-    run, task = open_run(root), Task(name, iteration, shard)
-    if name == "evaluation" and not evaluation_due(iteration, run.config):
-        done, html = "not-due", "<p>This iteration is not evaluated.</p>"
-    else:
-        done = execute(run, task).digest
-        if name == "evaluation" and asked is not None:
-            record, _ = run.load(task, Evaluation)
-            html, metrics = record.report, _scalars(record)
+    run, task = open_variant(open_run(root), variant), Task(name, iteration, shard, variant)
+    due = name != "evaluation" or evaluation_due(iteration, run.config)
+    manifest = execute(run, task) if due else None
     if asked is not None:
         stop = run.stopped or iteration >= run.config.iterations
-        parameters = {"done": done, "stop": "true" if stop else "false"}
-        write_outputs(asked, parameters=parameters, metrics=metrics, html=html)
-
-
-def _scalars(record: Evaluation) -> dict[str, float]:
-    """The numbers that KFP's table shows: of the last row of the evaluation."""
-    cells = record.metrics.to_pylist()
-    return {cell["tag"]: float(cell["value"]) for cell in cells if cell["name"] == cells[-1]["name"]}
+        parameters = {"done": manifest.digest if manifest else "not-due", "stop": "true" if stop else "false"}
+        view = view_of(run, task) if manifest else View({}, "<p>This iteration is not evaluated.</p>")
+        record = (manifest.to_bytes(), pointer_of(run, task, manifest)) if manifest else None
+        write_outputs(asked, parameters=parameters, metrics=view.metrics, html=view.html, record=record)
 
 
 def run_loop(root: str, config: RunConfig | None, *, isolate: bool) -> None:
@@ -88,12 +79,13 @@ def show_run(root: str) -> None:
     for column in ("record", "rows", "bytes", "seconds", "digest"):
         table.add_column(column, justify="left" if column in ("record", "digest") else "right")
     tasks = all_tasks(run.config)
+    again = [task for name in listed_variants(run.store.list(VARIANTS)) for task in variant_tasks(name, run.config)]
     committed = 0
-    for task in tasks:
+    for task in [*tasks, *again]:
         manifest = read_manifest(run.store, task.location)
         if manifest is None:
             continue
-        committed += 1
+        committed += not task.variant
         rows = max((entry.rows or 0 for entry in manifest.files.values()), default=0)
         size = sum(entry.size for entry in manifest.files.values())
         table.add_row(task.location, str(rows), f"{size:,}", f"{manifest.provenance.seconds:.2f}", manifest.digest[:16])

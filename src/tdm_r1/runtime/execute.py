@@ -13,6 +13,7 @@ from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.manifest import Manifest, Provenance
 from tdm_r1.artifacts.records import (
     Base,
+    Evaluation,
     GeneratorState,
     PromptSet,
     Rewards,
@@ -29,7 +30,7 @@ from tdm_r1.runtime.numerics import library_versions
 from tdm_r1.runtime.run import AnyRecord, Run
 from tdm_r1.stages.distill_base import distill_base
 from tdm_r1.stages.encode_prompts import encode_prompts
-from tdm_r1.stages.evaluation import evaluation
+from tdm_r1.stages.evaluation import evaluation, evaluation_again
 from tdm_r1.stages.generator_update import generator_update
 from tdm_r1.stages.reward_scoring import reward_scoring
 from tdm_r1.stages.rollout import rollout
@@ -127,6 +128,9 @@ def _generator_update(inputs: Inputs) -> Record:
 
 def _evaluation(inputs: Inputs) -> Record:
     run, iteration = inputs.run, inputs.task.iteration
+    if inputs.task.variant:
+        drawn = inputs.load(Task("evaluation", iteration), Evaluation)
+        return evaluation_again(inputs.prompts(), drawn, scorer=run.scorer, config=run.config, keys=inputs.keys)
     state = inputs.generator(generator_after(iteration)).state
     surrogate = None
     if iteration and run.config.evaluation.surrogate_steps:

@@ -72,7 +72,7 @@ def read_history(run: Run) -> History:
     )
 
 
-def _metrics(run: Run, task: Task) -> list[dict[str, Any]]:
+def metrics_of(run: Run, task: Task) -> list[dict[str, Any]]:
     """The metrics of a record without its tensors, verified; empty when it was not committed."""
     manifest = read_manifest(run.store, task.location)
     if manifest is None:
@@ -88,7 +88,7 @@ def _metrics(run: Run, task: Task) -> list[dict[str, Any]]:
 
 def _measured(run: Run, iteration: int) -> Measured:
     """The generator's own row is the last of an evaluation."""
-    last = [cell for cell in _metrics(run, Task("evaluation", iteration)) if cell["tag"] == OVERALL][-1]
+    last = [cell for cell in metrics_of(run, Task("evaluation", iteration)) if cell["tag"] == OVERALL][-1]
     return Measured(iteration, last["value"], last["low"], last["high"])
 
 
@@ -112,7 +112,7 @@ def _health(run: Run) -> dict[str, Series]:
     found: dict[str, list[tuple[int, float]]] = {}
     for iteration in range(1, run.config.iterations + 1):
         values: dict[str, list[float]] = {}
-        for row in (row for stage in UPDATES for row in _metrics(run, Task(stage, iteration))):
+        for row in (row for stage in UPDATES for row in metrics_of(run, Task(stage, iteration))):
             values.setdefault(row["name"], []).append(row["value"])
         for name, steps in values.items():
             found.setdefault(name, []).append((iteration, math.fsum(steps) / len(steps)))

@@ -11,11 +11,14 @@ ONCE = ("encode_prompts", "distill_base")
 SHARDED = ("rollout", "reward_scoring")
 PER_ITERATION = ("surrogate_update", "generator_update", "evaluation")
 STAGES = (*ONCE, *SHARDED, *PER_ITERATION)
+AGAIN = ("reward_scoring", "evaluation")
+"""Stages that a variant runs: they judge images, and change nothing that is trained on."""
 
 RUN_FILE = "run.json"
 STOP_FILE = "STOP"
 PROMPTS = "prompts"
 BASE = "base"
+VARIANTS = "variants"
 
 
 @dataclass(frozen=True, order=True)
@@ -25,12 +28,15 @@ class Task:
     stage: str
     iteration: int = 0
     shard: int = 0
+    variant: str = ""
+    """Name of another reward that judges committed images again; empty for the run itself."""
 
     @property
     def location(self) -> str:
         if self.stage in ONCE:
             return {"encode_prompts": PROMPTS, "distill_base": BASE}[self.stage]
-        folder = f"iter-{self.iteration:05d}/{self.stage}"
+        above = f"{VARIANTS}/{self.variant}/" if self.variant else ""
+        folder = f"{above}iter-{self.iteration:05d}/{self.stage}"
         return f"{folder}/shard-{self.shard:04d}" if self.stage in SHARDED else folder
 
     def arguments(self) -> list[str]:
@@ -40,6 +46,8 @@ class Task:
             found += ["--iteration", str(self.iteration)]
         if self.stage in SHARDED:
             found += ["--shard", str(self.shard)]
+        if self.variant:
+            found += ["--variant", self.variant]
         return found
 
 
@@ -52,6 +60,11 @@ def check(task: Task, config: RunConfig) -> None:
     """
     if task.stage not in STAGES:
         raise ConfigError(f"there is no stage `{task.stage}`", hint=f"the stages are {', '.join(STAGES)}")
+    if task.variant and task.stage not in AGAIN:
+        raise ConfigError(
+            f"`{task.stage}` has no variant `{task.variant}`: a variant judges again what is committed",
+            hint=f"the stages of a variant are {' and '.join(AGAIN)}",
+        )
     lowest = 0 if task.stage in (*ONCE, "evaluation") else 1
     if not lowest <= task.iteration <= config.iterations:
         raise ConfigError(
@@ -93,6 +106,11 @@ def all_tasks(config: RunConfig) -> list[Task]:
     return tasks
 
 
+def variant_tasks(name: str, config: RunConfig) -> list[Task]:
+    """Everything that a variant can judge again: every scored shard and every evaluation."""
+    return [Task(t.stage, t.iteration, t.shard, name) for t in all_tasks(config) if t.stage in AGAIN]
+
+
 def shard_tasks(stage: str, iteration: int, config: RunConfig) -> list[Task]:
     return [Task(stage, iteration, shard) for shard in range(config.rollout.shards)]
 
@@ -115,6 +133,9 @@ def generator_after(iteration: int) -> Task:
 def parents_of(task: Task, config: RunConfig) -> list[Task]:
     """Which records a task is made from."""
     n = task.iteration
+    if task.variant:
+        judged = Task("evaluation", n) if task.stage == "evaluation" else Task("rollout", n, task.shard)
+        return [Task("encode_prompts"), judged]
     rolled, learned = shard_tasks("rollout", n, config), Task("surrogate_update", n)
     scored = [shard for i in window(n, config) for stage in SHARDED for shard in shard_tasks(stage, i, config)]
     parents = {

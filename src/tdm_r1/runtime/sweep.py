@@ -20,7 +20,7 @@ from tdm_r1.artifacts.repository import MANIFEST_NAME, read_manifest
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.artifacts.tombstone import TOMBSTONE_NAME
 from tdm_r1.errors import ArtifactError, ConfigError
-from tdm_r1.runtime.audit import parse_location
+from tdm_r1.runtime.audit_reading import parse_location
 from tdm_r1.runtime.run_file import read_config
 
 UNITS: Final[Mapping[str, float]] = MappingProxyType({"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0})

@@ -88,7 +88,9 @@ def guided_row(
 class Outcome:
     """What one row drew and how it was judged."""
 
-    row: Row
+    name: str
+    nfe: int
+    prompt_ids: list[str]
     images: Tensor
     scores: list[Score]
     intervals: dict[str, Interval]
@@ -111,28 +113,34 @@ def shares_by_tag(
     return {tag: np.array(values) for tag, values in shares.items()}
 
 
-def _measure(
-    row: Row,
+def _drawn(row: Row, prompt_ids: list[str], table: PromptTable, backbone: Backbone, keys: Keys) -> Tensor:
+    """Images of one row, from the same initial noise for every row."""
+    samples = [f"{prompt}/{number}" for number, prompt in enumerate(prompt_ids)]
+    noise = keys.normals("evaluation/noise", samples, shape=backbone.latent_shape)
+    return backbone.decode(row.sample(noise, table.condition(prompt_ids)))
+
+
+def _judged(
+    name: str,
+    nfe: int,
+    images: Tensor,
     prompt_ids: list[str],
     table: PromptTable,
     scorer: Scorer,
-    backbone: Backbone,
     config: RunConfig,
     keys: Keys,
 ) -> Outcome:
-    """Sample with the same initial noise for every row, score, and take intervals; a failed score counts as wrong.
+    """Score, and take intervals; a failed score counts as wrong.
 
     Images of one prompt are not independent, so that the intervals resample prompts.
     """
-    samples = [f"{prompt}/{number}" for number, prompt in enumerate(prompt_ids)]
-    noise = keys.normals("evaluation/noise", samples, shape=backbone.latent_shape)
-    images = backbone.decode(row.sample(noise, table.condition(prompt_ids)))
     metadata = [table.rows[prompt]["metadata"] for prompt in prompt_ids]
     scores = score_all(scorer, images.numpy(), metadata, config.reward.workers)
     correct = [float(bool(score.correct)) for score in scores]
     shares = shares_by_tag(prompt_ids, correct, {prompt: table.rows[prompt]["tag"] for prompt in prompt_ids})
     seed = keys.seed("evaluation/bootstrap")
-    return Outcome(row, images, scores, tag_intervals(shares, resamples=config.evaluation.bootstrap, seed=seed))
+    intervals = tag_intervals(shares, resamples=config.evaluation.bootstrap, seed=seed)
+    return Outcome(name, nfe, prompt_ids, images, scores, intervals)
 
 
 @torch.no_grad()
@@ -171,26 +179,51 @@ def evaluation(
         rows.append(guided_row("surrogate", steps, guidance, surrogate, table.empty, backbone=backbone, config=config))
     rows.append(generator_row(name, generator, backbone=backbone, config=config))
     fixed = keys.at(0)
-    outcomes = [_measure(row, prompt_ids, table, scorer, backbone, config, fixed) for row in rows]
-    return _record(outcomes, prompt_ids, table, keys.iteration)
+    outcomes = []
+    for row in rows:
+        images = _drawn(row, prompt_ids, table, backbone, fixed)
+        outcomes.append(_judged(row.name, row.nfe, images, prompt_ids, table, scorer, config, fixed))
+    return _record(outcomes, table, keys.iteration)
 
 
-def _record(outcomes: Sequence[Outcome], prompt_ids: list[str], table: PromptTable, iteration: int) -> Evaluation:
+def evaluation_again(
+    prompts: PromptSet, drawn: Evaluation, *, scorer: Scorer, config: RunConfig, keys: Keys
+) -> Evaluation:
+    """Judge the images of a committed evaluation by another reward. Nothing is sampled, so it needs no accelerator.
+
+    Args:
+        drawn: its images, and who drew them at what cost.
+        config: of the variant: its reward is the scorer's.
+    """
+    table = PromptTable(prompts)
+    nfe = {cell["name"]: int(cell["nfe"]) for cell in drawn.metrics.to_pylist()}
+    rows: dict[str, list[int]] = {}
+    for number, name in enumerate(drawn.samples["name"].to_pylist()):
+        rows.setdefault(name, []).append(number)
+    prompt_ids = drawn.samples["prompt_id"].to_pylist()
+    outcomes = [
+        _judged(name, nfe[name], drawn.image[own], [prompt_ids[n] for n in own], table, scorer, config, keys.at(0))
+        for name, own in rows.items()
+    ]
+    return _record(outcomes, table, keys.iteration)
+
+
+def _record(outcomes: Sequence[Outcome], table: PromptTable, iteration: int) -> Evaluation:
     cells = [
-        (outcome.row, tag, outcome.intervals[tag])
+        (outcome, tag, outcome.intervals[tag])
         for outcome in outcomes
         for tag in (OVERALL, *(t for t in outcome.intervals if t != OVERALL))
     ]
     samples = [
-        (outcome.row.name, prompt, table.rows[prompt], score)
+        (outcome.name, prompt, table.rows[prompt], score)
         for outcome in outcomes
-        for prompt, score in zip(prompt_ids, outcome.scores, strict=True)
+        for prompt, score in zip(outcome.prompt_ids, outcome.scores, strict=True)
     ]
     images = torch.cat([outcome.images for outcome in outcomes])
     metrics = Evaluation.table(
         "metrics",
-        name=[row.name for row, _, _ in cells],
-        nfe=[row.nfe for row, _, _ in cells],
+        name=[outcome.name for outcome, _, _ in cells],
+        nfe=[outcome.nfe for outcome, _, _ in cells],
         tag=[tag for _, tag, _ in cells],
         value=[interval.value for _, _, interval in cells],
         low=[interval.low for _, _, interval in cells],
