@@ -20,6 +20,7 @@ from tdm_r1.config import (
     RewardConfig,
     RolloutConfig,
     RunConfig,
+    ScorerConfig,
     Section,
     SurrogateConfig,
 )
@@ -115,7 +116,8 @@ def plane() -> RunConfig:
         iterations=60,
         numerics=NumericsConfig(threads=1),
         model=ModelConfig(backbone="plane", source="embedded:plane", adapter=AdapterConfig(kind="full")),
-        reward=RewardConfig(scorer="plane"),
+        world="plane",
+        reward=RewardConfig(scorers={"plane": ScorerConfig()}),
         distill=DistillConfig(steps=300, batch=128, interval="separate", guidance=1.25, fake=fake, generator=generator),
         rollout=RolloutConfig(groups=16, group_size=16),
         surrogate=SurrogateConfig(

@@ -44,8 +44,9 @@ def sections_of(config: Section) -> Iterator[Section]:
     yield config
     for name in type(config).model_fields:
         value = getattr(config, name)
-        if isinstance(value, Section):
-            yield from sections_of(value)
+        for part in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(part, Section):
+                yield from sections_of(part)
 
 
 @pytest.mark.parametrize(("section", "knob"), KNOBS, ids=lambda value: getattr(value, "__name__", value))

@@ -16,7 +16,9 @@ from tdm_r1.models.backbone import Backbone, Condition
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import guided_sample, trajectory
 from tdm_r1.report.page import evaluation_page
-from tdm_r1.rewards.scorer import Score, Scorer, score_all
+from tdm_r1.rewards.ask import Question
+from tdm_r1.rewards.judges import Judges
+from tdm_r1.rewards.protocol import Score
 from tdm_r1.rng import Keys
 from tdm_r1.statistics import OVERALL, Interval, tag_intervals
 
@@ -93,24 +95,41 @@ class Outcome:
     intervals: dict[str, Interval]
 
 
+def measured(scores: Sequence[Score]) -> list[float | None]:
+    """What an evaluation averages: the verdict `correct` where a scorer gives one, else its raw value.
+
+    A failed score is a wrong one for a scorer that gives verdicts, and is left out for one that does not.
+    """
+    verdicts = [score.part("correct") for score in scores]
+    if any(verdict is not None for verdict in verdicts):
+        return [0.0 if verdict is None else verdict for verdict in verdicts]
+    return [score.value for score in scores]
+
+
+def _verdict(score: Score, name: str) -> bool | None:
+    value = score.part(name)
+    return None if value is None else value == 1.0
+
+
 def _measure(
     row: Row,
     prompt_ids: list[str],
     table: PromptTable,
-    scorer: Scorer,
+    judges: Judges,
     backbone: Backbone,
     config: RunConfig,
     keys: Keys,
 ) -> Outcome:
-    """Sample with the same initial noise for every row, score, and take intervals; a failed score counts as wrong."""
+    """Sample with the same initial noise for every row, score with the first scorer, and take intervals."""
     samples = [f"{prompt}/{number}" for number, prompt in enumerate(prompt_ids)]
     noise = keys.normals("evaluation/noise", samples, shape=backbone.latent_shape)
     images = backbone.decode(row.sample(noise, table.condition(prompt_ids)))
-    metadata = [table.rows[prompt]["metadata"] for prompt in prompt_ids]
-    scores = score_all(scorer, images.numpy(), metadata, config.reward.workers)
+    asked = [Question(i, *table.asked(prompt)) for i, prompt in zip(images.numpy(), prompt_ids, strict=True)]
+    scores = judges.score(judges.first, asked)
     by_tag: dict[str, list[float]] = {}
-    for prompt, score in zip(prompt_ids, scores, strict=True):
-        by_tag.setdefault(table.rows[prompt]["tag"], []).append(float(bool(score.correct)))
+    for prompt, value in zip(prompt_ids, measured(scores), strict=True):
+        if value is not None:
+            by_tag.setdefault(table.rows[prompt]["tag"], []).append(value)
     arrays = {tag: np.array(values) for tag, values in by_tag.items()}
     seed = keys.seed("evaluation/bootstrap")
     return Outcome(row, images, scores, tag_intervals(arrays, resamples=config.evaluation.bootstrap, seed=seed))
@@ -124,7 +143,7 @@ def evaluation(
     name: str,
     with_teacher: bool,
     surrogate: RoleTensors | None,
-    scorer: Scorer,
+    judges: Judges,
     backbone: Backbone,
     config: RunConfig,
     keys: Keys,
@@ -152,7 +171,7 @@ def evaluation(
         rows.append(guided_row("surrogate", steps, guidance, surrogate, table.empty, backbone=backbone, config=config))
     rows.append(generator_row(name, generator, backbone=backbone, config=config))
     fixed = keys.at(0)
-    outcomes = [_measure(row, prompt_ids, table, scorer, backbone, config, fixed) for row in rows]
+    outcomes = [_measure(row, prompt_ids, table, judges, backbone, config, fixed) for row in rows]
     return _record(outcomes, prompt_ids, table, keys.iteration)
 
 
@@ -184,9 +203,9 @@ def _record(outcomes: Sequence[Outcome], prompt_ids: list[str], table: PromptTab
         prompt_id=[prompt for _, prompt, _, _ in samples],
         text=[row["text"] for _, _, row, _ in samples],
         tag=[row["tag"] for _, _, row, _ in samples],
-        correct=[bool(score.correct) for _, _, _, score in samples],
-        strict=[bool(score.strict) for _, _, _, score in samples],
-        score=[float(score.partial or 0.0) for _, _, _, score in samples],
+        correct=[_verdict(score, "correct") for _, _, _, score in samples],
+        strict=[_verdict(score, "strict") for _, _, _, score in samples],
+        score=[score.value for _, _, _, score in samples],
     )
     page = evaluation_page(metrics, drawn, images, title=f"Evaluation at iteration {iteration}")
     return Evaluation(metrics=metrics, samples=drawn, image=images, report=page)

@@ -38,7 +38,7 @@ class ShapesWorld:
 
 
 def open_world(name: str) -> World:
-    """The world that `reward.scorer` belongs to."""
+    """The world of that name."""
     if name == "plane":
         from tdm_r1.worlds.plane import PlaneWorld
 
