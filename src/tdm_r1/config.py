@@ -160,8 +160,14 @@ class RewardConfig(Section):
     """Black boxes by name. The first is the one that `evaluation` measures."""
     max_error_rate: Share = 0.1
     """Share of the rows of a shard that a scorer may fail on, before the stage fails."""
-    workers: Count = 0
-    """Scoring processes; 0 scores in the stage's own process. Never changes a result."""
+    workers: Count | None = None
+    """Scoring processes; none is one per core, 0 scores in the stage's own process. Never changes a result."""
+    time_limit: Rate = 30.0
+    """Seconds for one call of a scorer, or 5 × its stated cost if that is more; then its process is killed."""
+    recycle_rows: Positive = 4096
+    """Rows after which a scoring process is replaced by a fresh one."""
+    recycle_memory_mb: Positive = 8192
+    """Resident memory above which a scoring process is replaced by a fresh one."""
 
 
 class SurrogateConfig(Section):

@@ -73,6 +73,7 @@ def shapes_cpu() -> RunConfig:
             cfg_share=0.5,
             reward_weight=6.0,
         ),
+        reward=RewardConfig(workers=0),
         evaluation=EvaluationConfig(every=10, teacher_guidance=2.0),
     )
 
@@ -103,6 +104,7 @@ def shapes_smoke() -> RunConfig:
             beta=2000.0,
         ),
         generator=GeneratorConfig(optimizer=fast, minibatch=16, microbatch=8),
+        reward=RewardConfig(workers=0),
         evaluation=EvaluationConfig(every=1, prompts=12, teacher_steps=2, bootstrap=50),
     )
 
@@ -117,7 +119,7 @@ def plane() -> RunConfig:
         numerics=NumericsConfig(threads=1),
         model=ModelConfig(backbone="plane", source="embedded:plane", adapter=AdapterConfig(kind="full")),
         world="plane",
-        reward=RewardConfig(scorers={"plane": ScorerConfig()}),
+        reward=RewardConfig(scorers={"plane": ScorerConfig()}, workers=0),
         distill=DistillConfig(steps=300, batch=128, interval="separate", guidance=1.25, fake=fake, generator=generator),
         rollout=RolloutConfig(groups=16, group_size=16),
         surrogate=SurrogateConfig(

@@ -175,32 +175,6 @@ def test_a_shard_with_too_many_errors_is_refused(on_error: Any, errors: int, ref
         check_errors("x", scores, config)
 
 
-PACKAGE = {
-    "pyproject.toml": """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "team-scorers"
-version = "1.2.3"
-[project.entry-points."tdm_r1.scorers"]
-darkness = "team_scorers:Darkness"
-missing = "team_scorers:Missing"
-""",
-    "team_scorers.py": """
-import numpy as np
-from tdm_r1.rewards.protocol import PerImage, Score, ScorerInfo, golden
-
-class Darkness(PerImage):
-    about = ScorerInfo(name="darkness", version="1", licence="MIT", low=0.0, high=255.0, higher_is_better=True)
-
-    def score_one(self, image, prompt, metadata):
-        return Score(255.0 - float(image.mean()))
-
-    def selftest(self):
-        golden(self, np.zeros((8, 8, 3), np.uint8), 255.0)
-""",
-}
 ASK = """
 import numpy as np
 from tdm_r1.config import RewardConfig
@@ -219,20 +193,9 @@ except ScorerError as error:
 """
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which a team's own package with two scorers was installed by pip."""
-    source, target = tmp_path_factory.mktemp("team"), tmp_path_factory.mktemp("site")
-    for name, text in PACKAGE.items():
-        (source / name).write_text(text)
-    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, "--target", target, source], check=True)
-    return target
-
-
-@pytest.mark.parametrize("workers", [0])
-def test_a_team_adds_a_scorer_in_a_package_of_its_own(installed: Path, workers: int) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), str(SOURCE)])}
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_team_adds_a_scorer_in_a_package_of_its_own(team_package: Path, workers: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(team_package), str(SOURCE)])}
     script = ASK.replace("WORKERS", str(workers))
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     value, package, missing = done.stdout.splitlines()

@@ -33,6 +33,8 @@ def run_stage(name: str, root: str, *, iteration: int, shard: int, executor_inpu
         done, html = "not-due", "<p>This iteration is not evaluated.</p>"
     else:
         done = execute(run, task).digest
+        for tally in run.judges.tallies:
+            console.ERR.print(tally, soft_wrap=True)
         if name == "evaluation" and asked is not None:
             record, _ = run.load(task, Evaluation)
             html, metrics = record.report, _scalars(record)

@@ -99,7 +99,7 @@ def _rollout(inputs: Inputs) -> Record:
 def _reward_scoring(inputs: Inputs) -> Record:
     run, task = inputs.run, inputs.task
     images = inputs.load(Task("rollout", task.iteration, task.shard), Rollout)
-    return reward_scoring(inputs.prompts(), images, judges=run.judges, config=run.config)
+    return reward_scoring(inputs.prompts(), images, judges=run.judges, config=run.config, progress=inputs.progress)
 
 
 def _surrogate_update(inputs: Inputs) -> Record:

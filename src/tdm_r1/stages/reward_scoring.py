@@ -9,13 +9,16 @@ from typing import Any
 from tdm_r1.artifacts.records import PromptSet, Rewards, Rollout
 from tdm_r1.config import RewardConfig, RunConfig
 from tdm_r1.errors import ScorerError
+from tdm_r1.models.progress import Progress, silent
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.rewards.ask import Question
 from tdm_r1.rewards.judges import Judges
 from tdm_r1.rewards.protocol import Score
 
 
-def reward_scoring(prompts: PromptSet, rollout: Rollout, *, judges: Judges, config: RunConfig) -> Rewards:
+def reward_scoring(
+    prompts: PromptSet, rollout: Rollout, *, judges: Judges, config: RunConfig, progress: Progress = silent
+) -> Rewards:
     """Raw scores, scorer by scorer, samples in the order of the rollout; one that cannot be scored says why.
 
     Raises:
@@ -28,7 +31,7 @@ def reward_scoring(prompts: PromptSet, rollout: Rollout, *, judges: Judges, conf
     ]
     columns: dict[str, list[Any]] = {name: [] for name in ("scorer", "value", "parts", "detail", "error")}
     for name in judges.scorers:
-        scores = judges.score(name, questions)
+        scores = judges.score(name, questions, progress=progress)
         check_errors(name, scores, config.reward)
         columns["scorer"] += [name] * len(scores)
         columns["value"] += [score.value for score in scores]
