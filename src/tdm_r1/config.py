@@ -275,7 +275,7 @@ class RunConfig(Section):
     """Name of the preset that this configuration started from."""
     seed: Count = 0
     """Root of every random draw."""
-    world: Literal["shapes", "plane"] = "shapes"
+    world: Literal["shapes", "plane", "geneval"] = "shapes"
     """Prompts of both splits, with what a scorer must know to judge their images."""
     iterations: Positive = 100
     """Iterations of reinforcement."""

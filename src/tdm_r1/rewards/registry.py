@@ -19,6 +19,7 @@ SHIPPED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "shapes": "tdm_r1.rewards.shapes:ShapesScorer",
         "plane": "tdm_r1.rewards.plane:PlaneScorer",
+        "geneval": "tdm_r1.rewards.geneval:GenEvalScorer",
     }
 )
 

@@ -43,6 +43,7 @@ class ShapesScorer(PerImage):
 
     def score_one(self, image: Image, prompt: str, metadata: Metadata) -> Score:
         del prompt
+        geneval.check_row(metadata, grammar.SHAPES, grammar.COLORS)
         judgement = verifier.verify(image, metadata, replicate=self.options.replicate)
         kinds = {"partial": judgement.score, "strict": judgement.strict, "correct": judgement.correct}
         verdicts = (("correct", float(judgement.correct)), ("strict", float(judgement.strict)))

@@ -34,7 +34,7 @@ def run_stage(name: str, root: str, *, iteration: int, shard: int, executor_inpu
     else:
         done = execute(run, task).digest
         for tally in run.judges.tallies:
-            console.ERR.print(tally, soft_wrap=True)
+            console.ERR.print(str(tally), soft_wrap=True)
         if name == "evaluation" and asked is not None:
             record, _ = run.load(task, Evaluation)
             html, metrics = record.report, _scalars(record)

@@ -43,4 +43,8 @@ def open_world(name: str) -> World:
         from tdm_r1.worlds.plane import PlaneWorld
 
         return PlaneWorld()
+    if name == "geneval":
+        from tdm_r1.worlds.geneval_prompts import GenEvalWorld
+
+        return GenEvalWorld()
     return ShapesWorld()
