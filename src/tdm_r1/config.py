@@ -132,7 +132,7 @@ class RolloutConfig(Section):
 
 class ScorerConfig(Section):
     use: str = ""
-    """Registered name of the scorer; empty is the key under `reward.scorers`. Two keys may use one scorer."""
+    """Registered name of the scorer, or `module:Class`; empty is the key under `reward.scorers`."""
     options: dict[str, JsonValue] = {}
     """What the scorer itself can be told; it refuses what it does not know. See `tdm-r1 scorer list`."""
     weight: NonNegative = 1.0

@@ -155,6 +155,14 @@ def test_an_option_that_no_scorer_reads_is_refused(options: dict[str, Any], mess
     assert "replicate" in (caught.value.hint or "")
 
 
+def test_a_scorer_that_no_package_declares_is_named_by_its_module(team_package: Path, monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(team_package))
+    assert open_scorer("team_scorers:Darkness").info.name == "darkness"
+    for name in ("team_scorers:Nothing", "no_such_module:X", "a:b:c"):
+        with pytest.raises(ScorerError, match="cannot be imported"):
+            open_scorer(name)
+
+
 def test_an_unknown_scorer_is_refused_with_those_there_are() -> None:
     with pytest.raises(ScorerError, match="no installed package has a scorer `best`") as caught:
         Judges(RewardConfig(scorers={"best": ScorerConfig()})).scorers  # noqa: B018

@@ -44,11 +44,17 @@ def available() -> dict[str, EntryPoint]:
 def open_scorer(name: str, options: Mapping[str, Any] | None = None) -> Scorer:
     """Make a scorer; nothing heavy is loaded yet.
 
+    Args:
+        name: as registered, or `module:Class` of a scorer that no package declares.
+        options: arguments of its constructor.
+
     Raises:
         ScorerError: for a name that no installed package declares, or one that cannot be imported.
         ConfigError: for an option that the scorer refuses.
     """
     points = available()
+    if ":" in name:
+        points[name] = EntryPoint(name, name, GROUP)
     if name not in points:
         raise ScorerError(
             f"no installed package has a scorer `{name}`",
@@ -56,7 +62,7 @@ def open_scorer(name: str, options: Mapping[str, Any] | None = None) -> Scorer:
         )
     try:
         factory = points[name].load()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ScorerError(
             f"scorer `{name}` is `{points[name].value}`, which cannot be imported: {error}",
             hint="install what it needs; docs/rewards.md names the extra of each shipped scorer",

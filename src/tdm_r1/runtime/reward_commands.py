@@ -95,6 +95,18 @@ def geneval_score(
     console.OUT.print(f"{out}: {len(rows)} images", soft_wrap=True)
 
 
+@geneval_app.command("convert")
+def geneval_convert(
+    checkpoint: Annotated[Path, typer.Argument(help="mmdet's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco .pth.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, for the scorer's option `weights`.")],
+) -> None:
+    """Convert GenEval's own detector from mmdetection's names to transformers'."""
+    from tdm_r1.rewards.mmdet import convert_checkpoint
+
+    convert_checkpoint(checkpoint, out)
+    console.OUT.print(str(out), soft_wrap=True)
+
+
 @geneval_app.command("summarize")
 def geneval_summarize(file: Annotated[Path, typer.Argument(help="Result file, ours or the benchmark's own.")]) -> None:
     """Print the benchmark's summary of a result file; overall is the mean of the six tags."""
