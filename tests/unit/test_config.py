@@ -17,6 +17,8 @@ from tdm_r1 import presets
 from tdm_r1.cli import parse_overrides
 from tdm_r1.config import RolloutConfig, RunConfig, Section
 from tdm_r1.errors import ConfigError
+from tdm_r1.rewards.geneval import GenEvalScorer
+from tdm_r1.rewards.shapes import ShapesScorer
 from tests.support import tdm_r1 as command
 
 PACKAGE = Path(tdm_r1.__file__).parent
@@ -25,7 +27,8 @@ SECTIONS = [
     for found in vars(config_module).values()
     if isinstance(found, type) and issubclass(found, Section) and found is not Section
 ]
-KNOBS = [(section, name) for section in SECTIONS for name in section.model_fields]
+OPTIONS = [GenEvalScorer.Options, ShapesScorer.Options]
+KNOBS = [(section, name) for section in (*SECTIONS, *OPTIONS) for name in section.model_fields]
 
 
 @cache
