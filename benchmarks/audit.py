@@ -75,8 +75,13 @@ def rollout() -> Record:
 
 
 def rewards() -> Record:
-    verdict: dict[str, Any] = {"reward": 1.0, "correct": True, "strict": True, "parts": [], "error": None}
-    return Rewards(rewards=Rewards.table("rewards", **names(), **{name: [v] * SAMPLES for name, v in verdict.items()}))
+    verdict: dict[str, Any] = {"scorer": "shapes", "value": 1.0, "parts": [], "detail": None, "error": None}
+    who: dict[str, Any] = {"name": "shapes", "use": "shapes", "version": "1", "revision": "", "options": "{}"}
+    who |= {"higher_is_better": True, "deterministic": True, "low": 0.0, "high": 1.0, "device": "cpu", "licence": "MIT"}
+    return Rewards(
+        scores=Rewards.table("scores", **names(), **{name: [v] * SAMPLES for name, v in verdict.items()}),
+        scorers=Rewards.table("scorers", **{name: [value] for name, value in who.items()}),
+    )
 
 
 SYNTHETIC: dict[str, Callable[[], Record]] = {

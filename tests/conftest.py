@@ -14,6 +14,7 @@ import torch
 
 from tests.s3 import Server, seaweedfs
 from tests.support import once, plane_run, tdm_r1
+from tests.team import install
 
 pytest_plugins = ["tests.fault_report"]
 
@@ -52,6 +53,12 @@ def finished(shared: Path) -> Path:
         assert tdm_r1(*plane_run(root)) == 0
 
     return once(shared / "finished", build)
+
+
+@pytest.fixture(scope="session")
+def team_package(shared: Path) -> Path:
+    """A folder into which pip installed a package with scorers of another team."""
+    return once(shared / "team", install)
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,13 @@ import typer
 from tdm_r1 import console, presets
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError, TdmR1Error
+from tdm_r1.runtime.reward_commands import geneval_app, scorer_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 config_app = typer.Typer(no_args_is_help=True, help="Presets and their knobs.")
 app.add_typer(config_app, name="config")
+app.add_typer(scorer_app, name="scorer")
+app.add_typer(geneval_app, name="geneval")
 
 Root = Annotated[str, typer.Option(help="Run directory: a local folder, or s3://bucket/prefix.")]
 OptionalRoot = Annotated[str | None, typer.Option("--root", help="Run directory: a local folder, or s3://….")]

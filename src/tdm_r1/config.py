@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -134,15 +134,44 @@ class RolloutConfig(Section):
         return self
 
 
+class ScorerConfig(Section):
+    use: str = ""
+    """Registered name of the scorer, or `module:Class`; empty is the key under `reward.scorers`."""
+    options: dict[str, JsonValue] = {}
+    """What the scorer itself can be told; it refuses what it does not know. See `tdm-r1 scorer list`."""
+    weight: NonNegative = 1.0
+    """Share in the reward; 0 only records. A scorer of which less is better counts with a minus sign."""
+    scale: float = 1.0
+    """The reward takes weight · clip(scale · value + shift, low, high); the stored value stays raw."""
+    shift: float = 0.0
+    """Added after the scale."""
+    low: float | None = None
+    """Lower bound of the scaled value; none is unbounded."""
+    high: float | None = None
+    """Upper bound of the scaled value; none is unbounded."""
+    on_error: Literal["drop", "group_mean", "fail"] = "drop"
+    """A row that cannot be scored leaves its group, takes the mean of its group, or fails the stage. Never 0."""
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> ScorerConfig:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low={self.low} is above high={self.high}")
+        return self
+
+
 class RewardConfig(Section):
-    scorer: Literal["shapes", "plane"] = "shapes"
-    """Which black box of `rewards/` is asked."""
-    kind: Literal["partial", "strict", "correct"] = "partial"
-    """What becomes the reward: the mean over clauses, the strict rule, or the benchmark's rule."""
-    replicate: bool = False
-    """Add the released GenEval reward's 1.0 after a failed relation."""
-    workers: Count = 0
-    """Scoring processes; 0 scores in the stage's own process. Never changes a result."""
+    scorers: Annotated[dict[str, ScorerConfig], Field(min_length=1)] = {"shapes": ScorerConfig()}
+    """Black boxes by name. The first is the one that `evaluation` measures."""
+    max_error_rate: Share = 0.1
+    """Share of the rows of a shard that a scorer may fail on, before the stage fails."""
+    workers: Count | None = None
+    """Scoring processes; none is one per core, 0 scores in the stage's own process. Never changes a result."""
+    time_limit: Rate = 30.0
+    """Seconds for one call of a scorer, or 5 × its stated cost if that is more; then its process is killed."""
+    recycle_rows: Positive = 4096
+    """Rows after which a scoring process is replaced by a fresh one."""
+    recycle_memory_mb: Positive = 8192
+    """Resident memory above which a scoring process is replaced by a fresh one."""
 
 
 class SurrogateConfig(Section):
@@ -252,6 +281,8 @@ class RunConfig(Section):
     """Name of the preset that this configuration started from."""
     seed: Count = 0
     """Root of every random draw."""
+    world: Literal["shapes", "plane", "geneval"] = "shapes"
+    """Prompts of both splits, with what a scorer must know to judge their images."""
     iterations: Annotated[int, Field(ge=1, le=99_999)] = 100
     """Iterations of reinforcement; their folders have five digits."""
     numerics: NumericsConfig = NumericsConfig()
@@ -265,7 +296,7 @@ class RunConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     """How many trajectories an iteration draws, and in which parts."""
     reward: RewardConfig = RewardConfig()
-    """Which black box scores an image."""
+    """Which black boxes score an image, and how their values become one reward."""
     surrogate: SurrogateConfig = SurrogateConfig()
     """How the differentiable reward is learned."""
     generator: GeneratorConfig = GeneratorConfig()

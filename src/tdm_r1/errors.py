@@ -10,6 +10,7 @@ TdmR1Error                      exit code
 │   ├── RootMismatchError       2   the run directory belongs to another run
 │   └── ShardError              2   a shard is missing, doubled or out of range
 ├── NumericalError              2   a loss term is NaN or infinite
+├── ScorerError                 2   a scorer is missing, fails its self-test, or fails on too many images
 ├── StorageFullError            2   no space left where the record should go
 └── TemporaryError              75  the same command may succeed later
     └── TemporaryStorageError   75  object storage throttles, fails or cannot be reached
@@ -81,6 +82,10 @@ class NumericalError(TdmR1Error):
         self.args = (term, step)  # what pickle passes to this constructor again
         self.term = term
         self.step = step
+
+
+class ScorerError(TdmR1Error):
+    """A scorer is missing, fails its self-test, or fails on too many images."""
 
 
 class StorageFullError(TdmR1Error):

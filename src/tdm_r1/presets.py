@@ -20,6 +20,7 @@ from tdm_r1.config import (
     RewardConfig,
     RolloutConfig,
     RunConfig,
+    ScorerConfig,
     Section,
     SurrogateConfig,
 )
@@ -71,6 +72,7 @@ def shapes_cpu() -> RunConfig:
             cfg_share=0.5,
             reward_weight=12.0,
         ),
+        reward=RewardConfig(workers=0),
         evaluation=EvaluationConfig(every=10, teacher_guidance=3.0),
     )
 
@@ -101,6 +103,7 @@ def shapes_smoke() -> RunConfig:
             beta=2000.0,
         ),
         generator=GeneratorConfig(optimizer=fast, minibatch=16, microbatch=8),
+        reward=RewardConfig(workers=0),
         evaluation=EvaluationConfig(every=1, prompts=12, teacher_steps=2, bootstrap=50),
     )
 
@@ -114,7 +117,8 @@ def plane() -> RunConfig:
         iterations=60,
         numerics=NumericsConfig(threads=1),
         model=ModelConfig(backbone="plane", source="embedded:plane", adapter=AdapterConfig(kind="full")),
-        reward=RewardConfig(scorer="plane"),
+        world="plane",
+        reward=RewardConfig(scorers={"plane": ScorerConfig()}, workers=0),
         distill=DistillConfig(steps=300, batch=128, interval="separate", guidance=1.25, fake=fake, generator=generator),
         rollout=RolloutConfig(groups=16, group_size=16),
         surrogate=SurrogateConfig(

@@ -37,9 +37,10 @@ from tdm_r1.models.optimizer import RoleOptimizer
 from tdm_r1.models.progress import silent
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import guided_sample, trajectory, velocity_at
-from tdm_r1.models.scored import Trajectories, score
 from tdm_r1.objectives.surrogate import Gates, drift, group_preference_loss, velocity_error
-from tdm_r1.rewards.scorer import Scorer, open_scorer, score_all
+from tdm_r1.rewards.ask import Question
+from tdm_r1.rewards.judges import Judges
+from tdm_r1.rewards.scored import Trajectories, score
 from tdm_r1.rng import Keys
 from tdm_r1.stages.distill_base import distill_base
 from tdm_r1.stages.encode_prompts import encode_prompts
@@ -75,12 +76,12 @@ class Tunnel:
         return open_backbone(self.config.model)
 
     @cached_property
-    def scorer(self) -> Scorer:
-        return open_scorer(self.config.reward)
+    def judges(self) -> Judges:
+        return Judges(self.config.reward)
 
     @cached_property
     def prompts(self) -> PromptSet:
-        return encode_prompts(open_world(self.config.reward.scorer), backbone=self.backbone)
+        return encode_prompts(open_world(self.config.world), backbone=self.backbone)
 
     def keys(self, iteration: int) -> Keys:
         return Keys(self.config.seed, iteration)
@@ -97,23 +98,24 @@ class Tunnel:
         drawn = rollout(
             self.prompts, live, shard=0, backbone=self.backbone, config=self.config, keys=self.keys(iteration)
         )
-        return drawn, reward_scoring(self.prompts, drawn, scorer=self.scorer, config=self.config)
+        return drawn, reward_scoring(self.prompts, drawn, judges=self.judges, config=self.config)
 
 
 def landing(tunnel: Tunnel, points: Tensor, prompt_ids: list[str]) -> Landing:
     """Judge points [N, 2, 1, 1] with the run's scorer."""
     rows = PromptTable(tunnel.prompts).rows
-    metadata = [rows[prompt]["metadata"] for prompt in prompt_ids]
-    scores = score_all(tunnel.scorer, tunnel.backbone.decode(points).numpy(), metadata, 0)
+    images = tunnel.backbone.decode(points).numpy()
+    asked = [Question(i, rows[p]["text"], rows[p]["metadata"]) for i, p in zip(images, prompt_ids, strict=True)]
+    scores = tunnel.judges.score(tunnel.judges.first, asked)
     parts = [dict(found.parts) for found in scores]
     counts: dict[str, dict[float, int]] = {
         p: dict.fromkeys(map(float, rows[p]["metadata"]["modes"]), 0) for p in prompt_ids
     }
     for prompt, found, part in zip(prompt_ids, scores, parts, strict=True):
-        if found.correct:
+        if found.value:
             counts[prompt][part["mode"]] += 1
     return Landing(
-        success=sum(bool(found.correct) for found in scores) / len(scores),
+        success=sum(bool(found.value) for found in scores) / len(scores),
         spread=math.sqrt(math.fsum(part["distance"] ** 2 for part in parts) / len(parts)),
         landed=sum(part["landed"] for part in parts) / len(parts),
         balance=math.fsum(min(c.values()) / max(1, *c.values()) for c in counts.values()) / len(counts),
@@ -231,7 +233,7 @@ def reinforce_directly(tunnel: Tunnel, base: Base) -> Iterator[GeneratorState]:
             keys=tunnel.keys(n),
         )
         optimizer = RoleOptimizer("generator", role_tensors(state.state, "generator"), section.optimizer, moments)
-        batch, _ = score([shard], n, config.surrogate)
+        batch, _ = score([shard], n, config.surrogate, config.reward)
         for _ in range(section.updates):
             direct_step(tunnel, optimizer, origin, batch, n)
         moments = optimizer.state()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,13 +74,33 @@ def rewards(**change: Any) -> Rewards:
         "sample_id": ["s0", "s1", "s2"],
         "prompt_id": ["p0", "p0", "p0"],
         "group": [0, 0, 0],
-        "reward": [1.0, None, -0.5],
-        "correct": [True, None, False],
-        "strict": [None, None, False],
+        "value": [1.0, None, -0.5],
         "parts": [[{"name": "count", "value": 0.5}, {"name": "color", "value": 0.5}], [], []],
         "error": [None, "the scorer ran out of memory", None],
     }
-    return Rewards(rewards=Rewards.table("rewards", **(columns | change)))
+    return raw_scores({"shapes": []}, **(columns | change))
+
+
+def raw_scores(
+    values: Mapping[str, Sequence[float | None]], *, errors: list[str | None] | None = None, **columns: Any
+) -> Rewards:
+    """Rewards of some scorers; a column that is given stands once for each of them, errors for all together."""
+    count = max(len(columns["sample_id"]), *map(len, values.values()))
+    given: dict[str, Any] = {
+        "scorer": [name for name in values for _ in range(count)],
+        "value": [value for own in values.values() for value in own],
+    }
+    given |= {name: list(column) * len(values) for name, column in columns.items()}
+    given |= {} if errors is None else {"error": errors}
+    for name, default in (("parts", []), ("detail", None), ("error", None)):
+        given.setdefault(name, [default] * len(given["scorer"]))
+    same: dict[str, Any] = {"version": "1", "revision": "0" * 64, "options": "{}", "device": "cpu", "licence": "MIT"}
+    same |= {"higher_is_better": True, "deterministic": True, "low": 0.0, "high": 1.0}
+    who = {name: [value] * len(values) for name, value in same.items()}
+    return Rewards(
+        scores=Rewards.table("scores", **given),
+        scorers=Rewards.table("scorers", name=list(values), use=list(values), **who),
+    )
 
 
 def training(kind: type[SurrogateState] | type[GeneratorState] | type[Base]) -> Record:

@@ -146,7 +146,7 @@ def test_a_manifest_that_is_none_is_refused(data: bytes, store: Store) -> None:
 
 def test_a_record_of_another_kind_is_refused(store: Store) -> None:
     put(store, rewards())
-    with pytest.raises(SchemaError, match="holds `reward_scoring` version 1 but `rollout` version 2 is expected"):
+    with pytest.raises(SchemaError, match="holds `reward_scoring` version 2 but `rollout` version 2 is expected"):
         load(store, WHERE, Rollout)
 
 

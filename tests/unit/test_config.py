@@ -17,6 +17,8 @@ from tdm_r1 import presets
 from tdm_r1.cli import parse_overrides
 from tdm_r1.config import RolloutConfig, RunConfig, Section
 from tdm_r1.errors import ConfigError
+from tdm_r1.rewards.geneval import GenEvalScorer
+from tdm_r1.rewards.shapes import ShapesScorer
 from tests.support import tdm_r1 as command
 
 PACKAGE = Path(tdm_r1.__file__).parent
@@ -25,7 +27,8 @@ SECTIONS = [
     for found in vars(config_module).values()
     if isinstance(found, type) and issubclass(found, Section) and found is not Section
 ]
-KNOBS = [(section, name) for section in SECTIONS for name in section.model_fields]
+OPTIONS: list[type[Section]] = [GenEvalScorer.Options, ShapesScorer.Options]
+KNOBS = [(section, name) for section in (*SECTIONS, *OPTIONS) for name in section.model_fields]
 
 
 @cache
@@ -44,8 +47,9 @@ def sections_of(config: Section) -> Iterator[Section]:
     yield config
     for name in type(config).model_fields:
         value = getattr(config, name)
-        if isinstance(value, Section):
-            yield from sections_of(value)
+        for part in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(part, Section):
+                yield from sections_of(part)
 
 
 @pytest.mark.parametrize(("section", "knob"), KNOBS, ids=lambda value: getattr(value, "__name__", value))

@@ -18,8 +18,10 @@ from tdm_r1.artifacts.store import open_store
 from tdm_r1.artifacts.tensors import read_tensors
 from tdm_r1.errors import ArtifactError, ConfigError, CorruptArtifactError, SchemaError
 from tdm_r1.report.page import evaluation_page
-from tdm_r1.rewards.scorer import Image as Pixels
-from tdm_r1.rewards.scorer import Score, score_all
+from tdm_r1.rewards.ask import Question, ask
+from tdm_r1.rewards.plane import PlaneScorer
+from tdm_r1.rewards.protocol import Image as Pixels
+from tdm_r1.rewards.protocol import Metadata, Score
 from tests.unit.artifact_examples import EXAMPLES, evaluation, prompt_set, put, rewards
 from tests.unit.damage import sealed
 
@@ -175,15 +177,17 @@ def test_a_template_in_a_prompt_is_text_like_any_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("term", ["reward", "partial", "parts"])
+@pytest.mark.parametrize("term", ["value", "parts"])
 def test_a_reward_that_is_no_number_is_the_error_of_its_sample_and_of_no_other(bad: float, term: str) -> None:
-    def scorer(image: Pixels, metadata: Any) -> Score:
-        value = bad if metadata["bad"] else 0.5
-        given: dict[str, Any] = {"reward": 0.5, term: (("count", value),) if term == "parts" else value}
-        return Score(**given)
+    class Careless(PlaneScorer):
+        def score_one(self, image: Pixels, prompt: str, metadata: Metadata) -> Score:
+            value = bad if metadata["bad"] else 0.5
+            given: dict[str, Any] = {"value": 0.5, term: (("count", value),) if term == "parts" else value}
+            return Score(**given)
 
-    scores = score_all(scorer, np.zeros((3, 2, 2, 3), np.uint8), [{"bad": n == 1} for n in range(3)], workers=0)
-    assert [score.reward for score in scores] == [0.5, None, 0.5]
+    questions = [Question(np.zeros((2, 2, 3), np.uint8), "", {"bad": n == 1}) for n in range(3)]
+    scores = ask(Careless(), questions)
+    assert [score.value for score in scores] == [0.5, None, 0.5]
     assert str(bad) in str(scores[1].error)
 
 

@@ -157,7 +157,7 @@ def write_bombs(folder: Path) -> None:
     scored.write(places["reward_scoring-text"])
     again = pq.read_table(places["reward_scoring-text"] / "part.parquet").to_pylist()[1]
     rows = [again | {"sample_id": f"s{n}"} for n in range(8)]
-    pq.write_table(pa.Table.from_pylist(rows, scored.rewards.schema), places["reward_scoring-text"] / "part.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, scored.scores.schema), places["reward_scoring-text"] / "part.parquet")
     (places["png-pixels"] / "x.png").write_bytes(png_of(60_000, 60_000, zlib.compress(bytes(1000))))
     note = PngInfo()
     note.add_itxt(KEYWORD, "z" * 20_000_000, zip=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tdm_r1.artifacts.records import Rewards
 from tdm_r1.models.open import ASSETS
+from tdm_r1.rewards.aggregate import aggregate
 from tdm_r1.runtime.layout import Task
 from tdm_r1.runtime.lineage import Lineage, trace
 from tdm_r1.runtime.lineage_view import as_tree
@@ -98,7 +99,7 @@ def test_a_sample_is_traced_to_its_verdict_its_prompt_and_its_generator(
     five: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = open_run(str(five))
-    table = run.load(Task("reward_scoring", 2, 1), Rewards)[0].rewards
+    table = aggregate(run.load(Task("reward_scoring", 2, 1), Rewards)[0], run.config.reward)
     (row,) = [row for row in table.to_pylist() if row["sample_id"] == SAMPLE]
     assert tdm_r1("lineage", "--root", str(five), "--sample", SAMPLE, "--json") == 0
     graph = json.loads(capsys.readouterr().out)

@@ -42,8 +42,8 @@ def test_landing_disks_of_neighbours_do_not_meet() -> None:
 def test_only_a_landing_on_a_right_mode_is_rewarded(mode: int, offset: float, expected: float) -> None:
     x, y = centre(mode)
     image = points_to_images(torch.tensor([[x + offset, y]], dtype=torch.float64)).numpy()[0]
-    score = PlaneScorer()(image, {"modes": [2, 5]})
-    assert score.reward == expected
+    score = PlaneScorer().score_one(image, "", {"modes": [2, 5]})
+    assert score.value == expected
     assert dict(score.parts)["mode"] == mode
     assert dict(score.parts)["distance"] == pytest.approx(offset, abs=1e-5)
 
@@ -53,7 +53,7 @@ def test_labels_lie_as_often_as_is_said() -> None:
     images, scorer = points_to_images(points).numpy(), PlaneScorer()
     told = codes.sum(1) > 0
     right = [
-        bool(scorer(image, {"modes": right_modes(int(code.argmax()))}).correct)
+        scorer.score_one(image, "", {"modes": right_modes(int(code.argmax()))}).value == 1.0
         for image, code, known in zip(images, codes, told, strict=True)
         if known
     ]

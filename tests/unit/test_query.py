@@ -17,7 +17,8 @@ from tdm_r1.artifacts.records import Evaluation, GeneratorState, PromptSet, Rewa
 from tdm_r1.artifacts.store import LocalStore
 from tdm_r1.console import printable
 from tdm_r1.errors import ConfigError, CorruptArtifactError
-from tdm_r1.models.scored import score
+from tdm_r1.rewards.aggregate import aggregate
+from tdm_r1.rewards.scored import score
 from tdm_r1.runtime.inspection import answer_table
 from tdm_r1.runtime.layout import Task, shard_tasks
 from tdm_r1.runtime.prune import Retention, plan_prune, prune
@@ -49,7 +50,7 @@ def test_the_rewards_are_those_of_every_shard_with_their_iteration_and_shard(run
         (iteration, task.shard, *row.values())
         for iteration in (1, 2, 3)
         for task in shard_tasks("reward_scoring", iteration, run.config)
-        for row in run.load(task, Rewards)[0].rewards.to_pylist()
+        for row in aggregate(run.load(task, Rewards)[0], run.config.reward).to_pylist()
     ]
     assert list(answer.rows) == expected
     assert answer.columns[:3] == ("iteration", "shard", "sample_id")
@@ -61,7 +62,7 @@ def test_the_advantages_are_those_the_surrogate_trained_on(run: Run) -> None:
         (run.load(task, Rollout)[0], run.load(Task("reward_scoring", 2, task.shard), Rewards)[0])
         for task in shard_tasks("rollout", 2, run.config)
     ]
-    trained, _ = score(both, 2, run.config.surrogate)
+    trained, _ = score(both, 2, run.config.surrogate, run.config.reward)
     expected = zip(trained.sample_ids, trained.advantages.tolist(), trained.valid.tolist(), strict=True)
     assert list(answer.rows) == sorted(expected)
     assert any(advantage for _, advantage, _ in answer.rows)
@@ -98,7 +99,9 @@ def test_rollouts_carry_no_images_or_states(run: Run) -> None:
 
 
 def test_the_views_that_are_listed_are_those_that_are_bound(run: Run) -> None:
-    assert {row[0] for row in query(run, "SHOW TABLES").rows} == view_columns().keys() == {*VIEWS, "advantages"}
+    assert (
+        {row[0] for row in query(run, "SHOW TABLES").rows} == view_columns().keys() == {*VIEWS, "rewards", "advantages"}
+    )
     for name, columns in view_columns().items():
         assert query(run, f"SELECT * FROM {name} LIMIT 0").columns == tuple(columns)
 
@@ -118,11 +121,11 @@ def test_a_file_that_is_not_what_its_manifest_and_record_say_is_refused(fault: s
     if fault in ("format", "bits"):
         part.write_bytes(whole[:-1] + b"\0")
     else:
-        pq.write_table(table if fault == "size" else table.drop_columns(["reward"]), part, compression="none")
+        pq.write_table(table if fault == "size" else table.drop_columns(["value"]), part, compression="none")
     if fault in ("columns", "format"):  # the manifest is of these bytes: whoever wrote it broke the contract
         vouch(root / "iter-00002/reward_scoring/shard-0000", part.read_bytes())
     message = {"size": r"bytes but \d+ are expected", "bits": "has sha256"}
-    message |= {"columns": "has no column reward", "format": "is no Parquet file"}
+    message |= {"columns": "has no column value", "format": "is no Parquet file"}
     with pytest.raises(CorruptArtifactError, match=message[fault]):
         query(open_run(str(root)), "SELECT count(*) FROM rewards")
 
@@ -132,7 +135,8 @@ def vouch(folder: Path, data: bytes) -> None:
     found = Manifest.from_bytes((folder / "manifest.json").read_bytes())
     (folder / "manifest.json").unlink()
     entry = found.files["part.parquet"].model_copy(update={"size": len(data), "sha256": sha256(data).hexdigest()})
-    (folder / "manifest.json").write_bytes(found.model_copy(update={"files": {"part.parquet": entry}}).to_bytes())
+    files = {**found.files, "part.parquet": entry}
+    (folder / "manifest.json").write_bytes(found.model_copy(update={"files": files}).to_bytes())
 
 
 def test_a_pruned_rollout_is_left_out_and_named(root: Path) -> None:

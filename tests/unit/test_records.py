@@ -68,14 +68,16 @@ def test_an_invalid_rollout_cannot_be_built(field: str, change: Callable[[Any], 
 @pytest.mark.parametrize(
     "change",
     [
-        {"reward": [1.0, float("nan"), 0.0]},
-        {"reward": [1.0, None, float("inf")]},
-        {"reward": [1.0, None, None]},
+        {"value": [1.0, float("nan"), 0.0]},
+        {"value": [1.0, None, float("inf")]},
+        {"value": [1.0, None, None]},
         {"error": [None, None, None]},
         {"error": ["failed", "failed", None]},
         {"sample_id": ["s0", "s0", "s1"]},
         {"group": [0, None, 0]},
         {"group": ["a", "b", "c"]},
+        {"scorer": ["shapes", "other", "shapes"]},
+        {"scorer": ["other"] * 3},
     ],
 )
 def test_rewards_that_contradict_themselves_cannot_be_built(change: dict[str, Any]) -> None:

@@ -59,10 +59,11 @@ def one_weight(record: GeneratorState) -> Record:
 
 
 def one_reward(record: Rewards) -> Record:
-    values = record.rewards["reward"].to_pylist()
+    values = record.scores["value"].to_pylist()
     values[3] += 0.5
-    column = record.rewards.column_names.index("reward")
-    return Rewards(rewards=record.rewards.set_column(column, "reward", pa.array(values, pa.float64())))
+    column = record.scores.column_names.index("value")
+    scores = record.scores.set_column(column, "value", pa.array(values, pa.float64()))
+    return Rewards(scores=scores, scorers=record.scorers)
 
 
 def one_state(record: Rollout) -> Record:
@@ -76,7 +77,7 @@ def page(record: Evaluation) -> Record:
 
 
 def one_row_less(record: Rewards) -> Record:
-    return Rewards(rewards=record.rewards.slice(1))
+    return Rewards(scores=record.scores.slice(1), scorers=record.scorers)
 
 
 def another_role(record: GeneratorState) -> Record:
@@ -89,7 +90,7 @@ def another_role(record: GeneratorState) -> Record:
     [
         ("iter-00002/generator_update", one_weight, "state.safetensors, tensor {name}, 1 of", 0.25),
         ("iter-00002/generator_update", another_role, "state.safetensors, tensor generator/extra", None),
-        ("iter-00002/reward_scoring/shard-0001", one_reward, "column reward, 1 of 8 rows differ, first row 3", 0.5),
+        ("iter-00002/reward_scoring/shard-0001", one_reward, "column value, 1 of 8 rows differ, first row 3", 0.5),
         ("iter-00002/reward_scoring/shard-0001", one_row_less, "part.parquet, number of rows", None),
         ("iter-00001/rollout/shard-0000", one_state, "column states, 2 of ", 2.0),
         ("iter-00001/evaluation", page, "report.html, line", None),

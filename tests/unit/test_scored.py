@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from tdm_r1.artifacts.records import Rewards, Rollout
-from tdm_r1.config import SurrogateConfig
+from tdm_r1.config import RewardConfig, SurrogateConfig
 from tdm_r1.errors import SchemaError
-from tdm_r1.models.scored import Trajectories, join, score
+from tdm_r1.rewards.scored import Trajectories, join, score
 from tdm_r1.stages.surrogate_update import pair_accuracy
+from tests.unit.artifact_examples import raw_scores
 
-CONFIG = SurrogateConfig()
+CONFIG, REWARD = SurrogateConfig(), RewardConfig()
 Shard = tuple[Rollout, Rewards]
 
 
@@ -29,13 +30,11 @@ def shard(values: list[float | None], *, first: int = 0, size: int = 2, names: s
         states=torch.arange(count * 8.0).reshape(count, 2, 1, 2, 2),
     )
     errors = ["it failed" if value is None else None for value in values]
-    verdicts: dict[str, Any] = {"correct": [None] * count, "strict": [None] * count, "parts": [[]] * count}
-    table = Rewards.table("rewards", reward=values, error=errors, **verdicts, **{**keys, **change})
-    return rollout, Rewards(rewards=table)
+    return rollout, raw_scores({"shapes": values}, error=errors, **{**keys, **change})
 
 
 def trajectories(values: list[float | None], **more: Any) -> Trajectories:
-    return score([shard(values, **more)], 1, CONFIG)[0]
+    return score([shard(values, **more)], 1, CONFIG, REWARD)[0]
 
 
 @pytest.mark.parametrize(
@@ -43,20 +42,20 @@ def trajectories(values: list[float | None], **more: Any) -> Trajectories:
 )
 def test_rewards_of_other_samples_or_in_another_order_are_refused(samples: list[str]) -> None:
     with pytest.raises(SchemaError, match="not the rollout's 4 in the same order") as caught:
-        score([shard([1.0, 0.0, 1.0, 0.0], sample_id=samples)], 1, CONFIG)
+        score([shard([1.0, 0.0, 1.0, 0.0], sample_id=samples)], 1, CONFIG, REWARD)
     assert caught.value.hint
 
 
 def test_rewards_of_fewer_samples_are_refused() -> None:
     rollout, _ = shard([1.0, 0.0, 1.0, 0.0])
     with pytest.raises(SchemaError, match="hold 2 samples"):
-        score([(rollout, shard([1.0, 0.0])[1])], 1, CONFIG)
+        score([(rollout, shard([1.0, 0.0])[1])], 1, CONFIG, REWARD)
 
 
 def test_cutting_an_iteration_into_shards_changes_nothing() -> None:
     values: list[float | None] = [1.0, 0.0, 0.5, 0.25, None, 0.0]
-    whole, _ = score([shard(values)], 3, CONFIG)
-    parts, _ = score([shard(values[:2]), shard(values[2:], first=1)], 3, CONFIG)
+    whole, _ = score([shard(values)], 3, CONFIG, REWARD)
+    parts, _ = score([shard(values[:2]), shard(values[2:], first=1)], 3, CONFIG, REWARD)
     assert torch.equal(whole.advantages, parts.advantages)
     assert torch.equal(whole.valid, parts.valid)
     assert whole.groups == parts.groups == [f"00003-{group:04d}" for group in (0, 0, 1, 1, 2, 2)]
@@ -74,7 +73,7 @@ def test_a_group_of_equal_rewards_gives_no_gradient_and_is_left_out() -> None:
 
 
 def test_the_same_prompt_in_two_iterations_is_two_groups() -> None:
-    first, second = (score([shard([1.0, 0.0])], iteration, CONFIG)[0] for iteration in (1, 2))
+    first, second = (score([shard([1.0, 0.0])], iteration, CONFIG, REWARD)[0] for iteration in (1, 2))
     both = join([first, second])
     assert both.prompt_ids == ["p0"] * 4
     assert both.group_numbers().tolist() == [0, 0, 1, 1]

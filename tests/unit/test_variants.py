@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tdm_r1.artifacts.records import Evaluation, PromptSet, Rewards
 from tdm_r1.errors import ConfigError
-from tdm_r1.rewards.scorer import Image, Score
+from tdm_r1.models.progress import Progress, silent
+from tdm_r1.rewards.ask import Question
+from tdm_r1.rewards.judges import Judges
+from tdm_r1.rewards.protocol import Score
 from tdm_r1.rng import Keys
 from tdm_r1.runtime.audit import audit
 from tdm_r1.runtime.layout import Task, parents_of
@@ -32,7 +35,7 @@ def again(root: Path, stage: str, name: str, iteration: int = 1, *more: str) -> 
     return tdm_r1("stage", stage, "--root", str(root), "--iteration", str(iteration), "--variant", name, *more)
 
 
-def created(root: Path, name: str = "other", knob: str = "reward.replicate=true") -> int:
+def created(root: Path, name: str = "other", knob: str = "reward.scorers.plane.scale=2") -> int:
     return tdm_r1("variant", "--root", str(root), "--name", name, "--set", knob)
 
 
@@ -45,7 +48,7 @@ def judged(root: Path, name: str, knob: str) -> None:
 
 def test_a_variant_lies_beside_the_run_and_changes_nothing_of_it(root: Path) -> None:
     before = tree(root)
-    judged(root, "shapes", "reward.scorer=shapes")
+    judged(root, "shapes", "reward.scorers.plane.scale=2")
     after = tree(root)
     assert {name: after[name] for name in before} == before
     added = {name for name in after if name not in before}
@@ -57,7 +60,7 @@ def test_a_variant_lies_beside_the_run_and_changes_nothing_of_it(root: Path) -> 
 
 
 def test_the_audit_follows_a_variant_to_the_rollouts_that_it_judged(root: Path) -> None:
-    judged(root, "shapes", "reward.scorer=shapes")
+    judged(root, "shapes", "reward.scorers.plane.scale=2")
     report = audit(str(root))
     assert report.clean, report
     locations = [record.task.location for record in report.records]
@@ -67,12 +70,12 @@ def test_the_audit_follows_a_variant_to_the_rollouts_that_it_judged(root: Path) 
 
 
 def test_the_audit_finds_a_changed_reward_and_a_changed_verdict(root: Path) -> None:
-    judged(root, "shapes", "reward.scorer=shapes")
+    judged(root, "shapes", "reward.scorers.plane.scale=2")
     assert again(root, "reward_scoring", "shapes", 2) == 0
     part = next((root / "variants/shapes/iter-00002/reward_scoring/shard-0000").glob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-1] + b"!")
     reward = root / "variants/shapes/reward.json"
-    reward.write_text(reward.read_text().replace('"partial"', '"strict"'))
+    reward.write_text(reward.read_text().replace('"scale": 2.0', '"scale": 3.0'))
     (root / "variants/shapes/iter-00001/evaluation/stray").touch()
     report = audit(str(root))
     kinds = {(fault.kind, fault.location.split("/")[0]) for fault in report.faults}
@@ -80,11 +83,11 @@ def test_the_audit_finds_a_changed_reward_and_a_changed_verdict(root: Path) -> N
 
 
 def test_the_same_scorer_gives_the_same_tables_again(root: Path) -> None:
-    """The control: the scorer of the plane reads no `reward.replicate`."""
-    judged(root, "same", "reward.replicate=true")
+    """The control: when a process is replaced changes no score."""
+    judged(root, "same", "reward.recycle_rows=5000")
     run = open_run(str(root))
     for task, kind, fields in (
-        (Task("reward_scoring", 1, 1), Rewards, ("rewards",)),
+        (Task("reward_scoring", 1, 1), Rewards, ("scores", "scorers")),
         (Task("evaluation", 1), Evaluation, ("metrics", "samples")),
     ):
         own, _ = run.load(task, kind)
@@ -92,23 +95,22 @@ def test_the_same_scorer_gives_the_same_tables_again(root: Path) -> None:
         assert all(getattr(own, field).equals(getattr(other, field)) for field in fields)
 
 
-class Opposite:
-    """Says the contrary of a scorer."""
+class Opposite(Judges):
+    """Says the contrary of a run's scorers."""
 
-    def __init__(self, scorer: Any) -> None:
-        self.scorer = scorer
-
-    def __call__(self, image: Image, metadata: Any) -> Score:
-        right = not self.scorer(image, metadata).correct
-        return Score(reward=float(right), correct=right, strict=right, partial=float(right))
+    def score(self, name: str, questions: Sequence[Question], *, progress: Progress = silent) -> list[Score]:
+        return [
+            Score(value=1.0 - (score.value or 0.0), parts=(("correct", 1.0 - (score.part("correct") or 0.0)),))
+            for score in super().score(name, questions, progress=progress)
+        ]
 
 
 def test_judging_an_evaluation_again_keeps_its_images_and_asks_the_new_scorer(finished: Path) -> None:
     run = open_run(str(finished))
     drawn, _ = run.load(Task("evaluation", 0), Evaluation)
     prompts = run.load(Task("encode_prompts"), PromptSet)[0]
-    scorer = Opposite(run.scorer)
-    other = evaluation_again(prompts, drawn, scorer=scorer, config=run.config, keys=Keys(0, 0))
+    judges = Opposite(run.config.reward)
+    other = evaluation_again(prompts, drawn, judges=judges, config=run.config, keys=Keys(0, 0))
     assert other.image.equal(drawn.image)
     assert other.samples["name"].equals(drawn.samples["name"])
     assert other.metrics["nfe"].equals(drawn.metrics["nfe"])
@@ -118,7 +120,7 @@ def test_judging_an_evaluation_again_keeps_its_images_and_asks_the_new_scorer(fi
 
 
 def test_the_page_shows_how_far_a_variant_agrees_with_the_run(root: Path, tmp_path: Path) -> None:
-    assert created(root, "same") == 0
+    assert created(root, "same", "reward.recycle_rows=5000") == 0
     asked = message(tmp_path)
     asked["outputs"]["artifacts"]["record"] = {"artifacts": [{"name": "record", "uri": str(tmp_path / "record")}]}
     assert again(root, "reward_scoring", "same", 1, "--executor-input", json.dumps(asked)) == 0
@@ -134,7 +136,7 @@ def test_a_variant_is_written_once_and_a_name_is_never_given_to_another_reward(r
     assert created(root) == 0
     assert created(root) == 0
     assert created(root, knob="reward.workers=2") == 2
-    assert open_variant(open_run(str(root)), "other").config.reward.replicate
+    assert open_variant(open_run(str(root)), "other").config.reward.scorers["plane"].scale == 2
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_a_variant_is_written_once_and_a_name_is_never_given_to_another_reward(r
         (["variant", "--name", "a", "--set", "seed=1"], "`seed` is no knob of the reward"),
         (["variant", "--name", "a", "--set", "reward.kynd=strict"], "`reward.kynd` is no knob"),
         (["variant", "--name", "a"], "the variant's reward is that of the run"),
-        (["variant", "--name", "../a", "--set", "reward.replicate=true"], "cannot be the name of a variant"),
+        (["variant", "--name", "../a", "--set", "reward.workers=3"], "cannot be the name of a variant"),
         (["stage", "reward_scoring", "--iteration", "1", "--variant", "b"], "there is no variant `b`"),
         (["stage", "rollout", "--iteration", "1", "--variant", "ok"], "a variant judges again"),
         (["stage", "reward_scoring", "--iteration", "3", "--variant", "ok"], "out of range, expected 1..2"),

@@ -47,8 +47,8 @@ def test_noise_and_blank_images_earn_nothing(tag: str) -> None:
     blanks = [np.full((SIDE, SIDE, 3), color, dtype=np.uint8) for color in (0, 127, 255, *BACKGROUNDS.values())]
     for image in noise + blanks:
         for prompt in TEST[tag][:5]:
-            score = ShapesScorer()(image, prompt.metadata())
-            assert (score.reward, score.correct, score.strict) == (0.0, False, False)
+            score = ShapesScorer().score_one(image, prompt.text, prompt.metadata())
+            assert (score.value, score.part("correct"), score.part("strict")) == (0.0, 0.0, 0.0)
 
 
 def test_no_held_out_sentence_is_in_training() -> None:
@@ -102,6 +102,6 @@ def test_the_same_seed_draws_the_same_image() -> None:
 def test_the_kind_of_reward_chooses_the_number(kind: str, reward: float) -> None:
     two = {"tag": "two_object", "include": [{"class": "circle", "count": 1}, {"class": "ring", "count": 1}]}
     only_circle = Prompt(text="", tag="single_object", include=({"class": "circle", "count": 1},))
-    score = ShapesScorer(kind=kind)(render(only_circle, np.random.default_rng(0)), two)  # type: ignore[arg-type]
-    assert score.reward == reward
-    assert score.partial == 0.5
+    score = ShapesScorer(kind=kind).score_one(render(only_circle, np.random.default_rng(0)), "", two)
+    assert score.value == reward
+    assert score.part("partial") == 0.5

@@ -96,40 +96,78 @@ class Rollout(Record):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rewards(Record):
-    """The verdict on N samples. A failed sample has an error and no reward; any other has a reward and no error."""
+    """What S scorers said of N samples, raw: weights and scales are applied when rewards are needed.
+
+    A score is a value or an error, never both. Rows are scorer by scorer, each with all samples in one order.
+    """
 
     kind: ClassVar[str] = "reward_scoring"
+    version: ClassVar[int] = 2
+    readable: ClassVar[frozenset[int]] = frozenset({2})
 
-    rewards: pa.Table = table(
+    scores: pa.Table = table(
         "part.parquet",
-        "N",
+        "S·N",
         sample_id=pa.string(),
         prompt_id=pa.string(),
         group=pa.int64(),
-        reward=nullable(pa.float64(), finite=True),
-        correct=nullable(pa.bool_()),
-        strict=nullable(pa.bool_()),
+        scorer=pa.string(),
+        value=nullable(pa.float64(), finite=True),
         parts=pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())])),
+        detail=nullable(pa.string()),
         error=nullable(pa.string()),
     )
-    """One row per sample; parts are the named terms of the reward, in its own unit."""
+    """`value` is in the scorer's own unit, `parts` are its named terms, `detail` is JSON for people."""
+
+    scorers: pa.Table = table(
+        "scorers.parquet",
+        "S",
+        name=pa.string(),
+        use=pa.string(),
+        version=pa.string(),
+        revision=pa.string(),
+        options=pa.string(),
+        higher_is_better=pa.bool_(),
+        deterministic=pa.bool_(),
+        low=pa.float64(),
+        high=pa.float64(),
+        device=pa.string(),
+        licence=pa.string(),
+    )
+    """Who they were. `options` is JSON; `revision` is the SHA-256 of code, options and weights."""
 
     @property
     def count(self) -> int:
-        return int(self.rewards.num_rows)
+        return int(self.scores.num_rows // max(self.scorers.num_rows, 1))
+
+    @property
+    def samples(self) -> pa.Table:
+        """`sample_id`, `prompt_id` and `group` of the N samples, in order."""
+        return self.scores.select(["sample_id", "prompt_id", "group"]).slice(0, self.count)
 
     def check(self) -> None:
-        require_ids(self.rewards, "Rewards.rewards", "sample_id", "prompt_id")
-        require_unique(self.rewards, "sample_id", "Rewards.rewards")
-        parts = pc.struct_field(pc.list_flatten(self.rewards["parts"]), "value")
+        require_ids(self.scores, "Rewards.scores", "sample_id", "prompt_id")
+        names, count = self.scorers["name"].to_pylist(), self.count
+        require_unique(self.scorers, "name", "Rewards.scorers")
+        if self.scores["scorer"].to_pylist() != [name for name in names for _ in range(count)]:
+            raise SchemaError(f"Rewards.scores is not one block of {count} rows for each of {', '.join(names)}")
+        samples = self.samples
+        require_unique(samples, "sample_id", "Rewards.scores")
+        for number, name in enumerate(names):
+            block = self.scores.select(samples.column_names).slice(number * count, count)
+            if not block.equals(samples):
+                raise SchemaError(f"Rewards.scores has for `{name}` other samples than for `{names[0]}`")
+        parts = pc.struct_field(pc.list_flatten(self.scores["parts"]), "value")
         if pc.all(pc.is_finite(parts)).as_py() is False:
-            raise SchemaError("Rewards.rewards.parts has a value that is NaN or infinite")
-        scored, failed = (pc.is_valid(self.rewards[name]) for name in ("reward", "error"))
-        for row in self.rewards.filter(pc.equal(scored, failed)).slice(0, 1).to_pylist():
+            raise SchemaError("Rewards.scores.parts has a value that is NaN or infinite")
+        scored, failed = (pc.is_valid(self.scores[name]) for name in ("value", "error"))
+        for row in self.scores.filter(pc.equal(scored, failed)).slice(0, 1).to_pylist():
             raise SchemaError(
-                f"sample `{row['sample_id']}` has reward {row['reward']} and error {row['error']!r}",
-                hint="give exactly one of them: a reward, or the error that prevented it",
+                f"sample `{row['sample_id']}` has value {row['value']} and error {row['error']!r} by `{row['scorer']}`",
+                hint="give exactly one of them: a value, or the error that prevented it",
             )
+        for row in self.scorers.select(["name", "options"]).to_pylist():
+            require_json(row["options"], f"the options of scorer `{row['name']}`")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -186,7 +224,7 @@ class Evaluation(Record):
 
     kind: ClassVar[str] = "evaluation"
     version: ClassVar[int] = 2
-    readable: ClassVar[frozenset[int]] = frozenset({1, 2})
+    readable: ClassVar[frozenset[int]] = frozenset({2})
 
     metrics: pa.Table = table(
         "metrics.parquet",
@@ -207,9 +245,9 @@ class Evaluation(Record):
         prompt_id=pa.string(),
         text=pa.string(),
         tag=pa.string(),
-        correct=pa.bool_(),
-        strict=pa.bool_(),
-        score=pa.float64(),
+        correct=nullable(pa.bool_()),
+        strict=nullable(pa.bool_()),
+        score=nullable(pa.float64()),
     )
     image: Tensor = rows("S height width 3", torch.uint8)
     """Pictures of `samples` [S, height, width, RGB], 0..255."""

@@ -39,6 +39,11 @@ class PromptTable:
     def empty(self) -> Condition:
         return self.embeddings.take(slice(0, 1))
 
+    def asked(self, prompt_id: str) -> tuple[str, Mapping[str, Any]]:
+        """Text and metadata: what a scorer may know of a prompt."""
+        row = self.rows[prompt_id]
+        return row["text"], row["metadata"]
+
     def by_tag(self, split: str) -> dict[str, list[str]]:
         """Prompt ids of a split by tag, in the order of the table."""
         found: dict[str, list[str]] = {}

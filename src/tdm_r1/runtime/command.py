@@ -31,6 +31,8 @@ def run_stage(name: str, root: str, *, iteration: int, shard: int, variant: str,
     run, task = open_variant(open_run(root), variant), Task(name, iteration, shard, variant)
     due = name != "evaluation" or evaluation_due(iteration, run.config)
     manifest = execute(run, task) if due else None
+    for tally in run.judges.tallies:
+        console.ERR.print(str(tally), soft_wrap=True)
     if asked is not None:
         stop = run.stopped or iteration >= run.config.iterations
         parameters = {"done": manifest.digest if manifest else "not-due", "stop": "true" if stop else "false"}

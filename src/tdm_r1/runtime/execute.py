@@ -74,7 +74,7 @@ class Inputs:
 
 def _encode_prompts(inputs: Inputs) -> Record:
     run = inputs.run
-    return encode_prompts(open_world(run.config.reward.scorer), backbone=run.backbone)
+    return encode_prompts(open_world(run.config.world), backbone=run.backbone)
 
 
 def _distill_base(inputs: Inputs) -> Record:
@@ -100,7 +100,7 @@ def _rollout(inputs: Inputs) -> Record:
 def _reward_scoring(inputs: Inputs) -> Record:
     run, task = inputs.run, inputs.task
     images = inputs.load(Task("rollout", task.iteration, task.shard), Rollout)
-    return reward_scoring(inputs.prompts(), images, scorer=run.scorer, config=run.config)
+    return reward_scoring(inputs.prompts(), images, judges=run.judges, config=run.config, progress=inputs.progress)
 
 
 def _surrogate_update(inputs: Inputs) -> Record:
@@ -130,7 +130,7 @@ def _evaluation(inputs: Inputs) -> Record:
     run, iteration = inputs.run, inputs.task.iteration
     if inputs.task.variant:
         drawn = inputs.load(Task("evaluation", iteration), Evaluation)
-        return evaluation_again(inputs.prompts(), drawn, scorer=run.scorer, config=run.config, keys=inputs.keys)
+        return evaluation_again(inputs.prompts(), drawn, judges=run.judges, config=run.config, keys=inputs.keys)
     state = inputs.generator(generator_after(iteration)).state
     surrogate = None
     if iteration and run.config.evaluation.surrogate_steps:
@@ -141,7 +141,7 @@ def _evaluation(inputs: Inputs) -> Record:
         name="tdm-r1" if iteration else "tdm",
         with_teacher=iteration == 0,
         surrogate=surrogate,
-        scorer=run.scorer,
+        judges=run.judges,
         backbone=run.backbone,
         config=run.config,
         keys=inputs.keys,

@@ -16,6 +16,7 @@ from tdm_r1.errors import MissingParentError
 from tdm_r1.report.history import SHOWN, Drawn, History, Measured, Picture, Series, Trained
 from tdm_r1.report.picture import save_picture
 from tdm_r1.report.run_page import run_page
+from tdm_r1.rewards.aggregate import aggregate
 from tdm_r1.runtime.layout import Task, shard_tasks
 from tdm_r1.runtime.results import evaluated, in_suite_order
 from tdm_r1.runtime.run import Run
@@ -61,7 +62,7 @@ def read_history(run: Run) -> History:
     return History(
         preset=run.config.preset,
         seed=run.config.seed,
-        suite=run.config.reward.scorer,
+        suite=run.config.world,
         split=run.config.evaluation.split,
         tags=in_suite_order({cell["tag"] for cell in cells} - {OVERALL}),
         cells=cells,
@@ -99,7 +100,7 @@ def _trained(run: Run) -> list[Trained]:
         tasks = shard_tasks("reward_scoring", iteration, run.config)
         if any(read_manifest(run.store, task.location) is None for task in tasks):
             continue
-        rows = [row for task in tasks for row in run.load(task, Rewards)[0].rewards.to_pylist()]
+        rows = [row for task in tasks for row in aggregate(run.load(task, Rewards)[0], run.config.reward).to_pylist()]
         judged = [row for row in rows if row["error"] is None]
         if judged:
             reward = math.fsum(row["reward"] for row in judged) / len(judged)

@@ -16,6 +16,7 @@ from tdm_r1.artifacts.seal import canonical_json
 from tdm_r1.artifacts.tombstone import read_tombstone
 from tdm_r1.errors import ArtifactError, ConfigError
 from tdm_r1.models.open import source_folder
+from tdm_r1.rewards.aggregate import aggregate
 from tdm_r1.runtime.generators import newest_generator
 from tdm_r1.runtime.layout import RUN_FILE, Task, check, generator_after, shard_tasks
 from tdm_r1.runtime.run import Run, digest_of
@@ -244,7 +245,7 @@ def find_sample(run: Run, sample_id: str, iteration: int | None) -> Sample:
 def _look(run: Run, rolled: Task, sample_id: str) -> Sample | None:
     scored = Task("reward_scoring", rolled.iteration, rolled.shard)
     if read_manifest(run.store, scored.location) is not None:
-        task, table = scored, run.load(scored, Rewards)[0].rewards
+        task, table = scored, aggregate(run.load(scored, Rewards)[0], run.config.reward)
     elif read_manifest(run.store, rolled.location) is not None:
         task, table = rolled, run.load(rolled, Rollout)[0].index
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tdm_r1.config import EvaluationConfig
-from tdm_r1.rewards.scorer import open_scorer
+from tdm_r1.rewards.judges import Judges
 from tdm_r1.rng import Keys
 from tdm_r1.runtime.generators import Generator
 from tdm_r1.runtime.results import rows_of
@@ -31,14 +31,14 @@ def measure(
         The content of a `result.json`.
     """
     config = generator.config.model_copy(update={"evaluation": section})
-    prompts = encode_prompts(open_world(config.reward.scorer), backbone=generator.backbone)
+    prompts = encode_prompts(open_world(config.world), backbone=generator.backbone)
     record = evaluation(
         prompts,
         generator.role,
         name=generator.name,
         with_teacher=with_teacher,
         surrogate=None,
-        scorer=open_scorer(config.reward),
+        judges=Judges(config.reward),
         backbone=generator.backbone,
         config=config,
         keys=Keys(seed, 0),
@@ -46,7 +46,7 @@ def measure(
     if page is not None:
         page.write_text(record.report, encoding="utf-8")
     return {
-        "suite": config.reward.scorer,
+        "suite": config.world,
         "generator": generator.origin,
         "split": section.split,
         "seed": seed,

@@ -28,6 +28,7 @@ from tdm_r1.artifacts.repository import fetch_verified, read_manifest
 from tdm_r1.artifacts.schema import TableSpec, specs_of
 from tdm_r1.artifacts.tombstone import read_tombstone
 from tdm_r1.errors import ConfigError, CorruptArtifactError
+from tdm_r1.rewards import aggregate
 from tdm_r1.runtime.layout import Task, all_tasks
 from tdm_r1.runtime.run import Run
 
@@ -46,6 +47,7 @@ LOCKED: Final[Mapping[str, str]] = MappingProxyType(
         "python_enable_replacements": "false",
     }
 )
+REWARDS = "rewards"
 ADVANTAGES = "advantages"
 Build = Callable[[Run, Path, list[str]], Any]
 """From a run, a scratch folder and the list of pruned locations, to which it adds, to what DuckDB reads."""
@@ -75,7 +77,8 @@ VIEWS: Final[Mapping[str, View]] = MappingProxyType(
     {
         "prompts": View(PromptSet, "prompts", ("encode_prompts",), ()),
         "rollouts": View(Rollout, "index", ("rollout",), ("iteration", "shard")),
-        "rewards": View(Rewards, "rewards", ("reward_scoring",), ("iteration", "shard")),
+        "scores": View(Rewards, "scores", ("reward_scoring",), ("iteration", "shard")),
+        "scorers": View(Rewards, "scorers", ("reward_scoring",), ("iteration", "shard")),
         "metrics": View(
             SurrogateState,  # all that train have the same metrics
             "metrics",
@@ -85,6 +88,9 @@ VIEWS: Final[Mapping[str, View]] = MappingProxyType(
         "evaluation": View(Evaluation, "metrics", ("evaluation",), ("iteration",)),
         "samples": View(Evaluation, "samples", ("evaluation",), ("iteration",)),
     }
+)
+REWARD_SCHEMA: Final = pa.schema(
+    [pa.field("iteration", KEYS["iteration"]), pa.field("shard", KEYS["shard"]), *aggregate.SCHEMA]
 )
 ADVANTAGE_COLUMNS = ("iteration", "shard", "sample_id", "prompt_id", "group", "reward")
 
@@ -110,7 +116,7 @@ class Found:
 def view_columns() -> dict[str, list[str]]:
     """The columns of every view, in order."""
     found = {name: list(view.schema.names) for name, view in VIEWS.items()}
-    return {**found, ADVANTAGES: [*ADVANTAGE_COLUMNS, "advantage", "valid"]}
+    return {**found, REWARDS: list(REWARD_SCHEMA.names), ADVANTAGES: [*ADVANTAGE_COLUMNS, "advantage", "valid"]}
 
 
 def query(run: Run, sql: str) -> Answer:
@@ -158,14 +164,14 @@ def _hint() -> str:
 def _bind(connection: DuckDBPyConnection, run: Run, sql: str, scratch: Path) -> tuple[str, ...]:
     """Register the views that `sql` names, or all; return the pruned locations they leave out."""
     known: dict[str, Build] = {name: partial(_dataset, view) for name, view in VIEWS.items()}
-    known[ADVANTAGES] = _advantages
+    known |= {REWARDS: _rewards, ADVANTAGES: _advantages}
     named = [name for name in known if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]
     pruned: list[str] = []
     for name in named or known:
         folder = scratch / name
         folder.mkdir()
         connection.register(name, known[name](run, folder, pruned))
-    return tuple(pruned)
+    return tuple(dict.fromkeys(pruned))
 
 
 def tables(run: Run, view: View, scratch: Path, pruned: list[str]) -> Iterator[Found]:
@@ -215,16 +221,31 @@ def _keys_are(view: View, task: Task) -> ds.Expression:
     return expression
 
 
+def _rewards(run: Run, scratch: Path, pruned: list[str]) -> pa.Table:
+    """The reward of every scored sample, computed from the raw scores with the weights of the run."""
+    found = []
+    for name in ("scores", "scorers"):
+        (scratch / name).mkdir()
+        found.append(tables(run, VIEWS[name], scratch / name, pruned))
+    parts = [REWARD_SCHEMA.empty_table()]
+    for scores, scorers in zip(*found, strict=True):
+        values = pq.read_table(scores.path), pq.read_table(scorers.path)
+        part = aggregate.aggregate_tables(*values, run.config.reward)
+        for key in ("shard", "iteration"):
+            part = part.add_column(0, key, pa.repeat(pa.scalar(getattr(scores.task, key), KEYS[key]), len(part)))
+        parts.append(part.cast(REWARD_SCHEMA))
+    return pa.concat_tables(parts)
+
+
 def _advantages(run: Run, scratch: Path, pruned: list[str]) -> pa.Table:
     """What the surrogate trains on, computed from the rewards of the iterations whose shards are all scored."""
-    rewards = _dataset(VIEWS["rewards"], run, scratch, pruned).to_table(columns=list(ADVANTAGE_COLUMNS))
-    rows = rewards.to_pylist()
+    rows = _rewards(run, scratch, pruned).select(list(ADVANTAGE_COLUMNS)).to_pylist()
     parts = []
     for iteration in dict.fromkeys(row["iteration"] for row in rows):
         own = [row for row in rows if row["iteration"] == iteration]
         if len({row["shard"] for row in own}) == run.config.rollout.shards:
             parts.append(_advantages_of(own, run))
-    fields = [*(VIEWS["rewards"].schema.field(name) for name in ADVANTAGE_COLUMNS)]
+    fields = [REWARD_SCHEMA.field(name) for name in ADVANTAGE_COLUMNS]
     schema = pa.schema([*fields, pa.field("advantage", pa.float64()), pa.field("valid", pa.bool_())])
     return pa.Table.from_pylist([row for part in parts for row in part], schema=schema)
 

@@ -183,7 +183,7 @@ def _card(run: Run, out: Path, iteration: int, manifest: Manifest) -> Card:
         grid=[round(sigma, 5) for sigma in sigma_grid(sampler.steps, sampler.shift, replicate=sampler.replicate)],
         t5=not lacks_t5(folder),
         row=row,
-        suite=config.reward.scorer,
+        suite=config.world,
         judged=judged,
         split=config.evaluation.split,
     )

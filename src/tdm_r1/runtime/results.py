@@ -61,7 +61,7 @@ def result(run: Run) -> dict[str, Any]:
         rows += rows_of(records[iterations[-1]])
     first = next(iter(records.values())).metrics.to_pylist() if records else []
     return {
-        "suite": run.config.reward.scorer,
+        "suite": run.config.world,
         "preset": run.config.preset,
         "seed": run.config.seed,
         "iterations": iterations[-1] if iterations else 0,

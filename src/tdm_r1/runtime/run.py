@@ -22,7 +22,7 @@ from tdm_r1.errors import MissingParentError, RootMismatchError
 from tdm_r1.models.adapters import Adapter
 from tdm_r1.models.backbone import Backbone
 from tdm_r1.models.open import open_backbone
-from tdm_r1.rewards.scorer import Scorer, open_scorer
+from tdm_r1.rewards.judges import Judges
 from tdm_r1.runtime import numerics
 from tdm_r1.runtime.layout import RUN_FILE, STOP_FILE, Task
 from tdm_r1.runtime.run_file import read_config, run_file_bytes
@@ -49,8 +49,8 @@ class Run:
         return open_backbone(self.config.model)
 
     @cached_property
-    def scorer(self) -> Scorer:
-        return open_scorer(self.config.reward)
+    def judges(self) -> Judges:
+        return Judges(self.config.reward)
 
     @cached_property
     def config_digest(self) -> str:

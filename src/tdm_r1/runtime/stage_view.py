@@ -10,9 +10,11 @@ from typing import Any
 from tdm_r1.artifacts.manifest import Manifest
 from tdm_r1.artifacts.records import Evaluation, Rewards
 from tdm_r1.artifacts.repository import read_manifest
+from tdm_r1.rewards.aggregate import aggregate
 from tdm_r1.runtime.history import metrics_of
 from tdm_r1.runtime.layout import Task
 from tdm_r1.runtime.run import Run
+from tdm_r1.runtime.run_file import read_config
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def _rewards(run: Run, task: Task) -> dict[str, float]:
     """Mean and counts of a shard; of a variant also how far it agrees with what the run itself committed."""
-    rows = run.load(task, Rewards)[0].rewards.to_pylist()
+    rows = aggregate(run.load(task, Rewards)[0], run.config.reward).to_pylist()
     judged = [row for row in rows if row["error"] is None]
     shown = {"samples": float(len(rows)), "failed": float(len(rows) - len(judged))}
     if judged:
@@ -70,7 +72,8 @@ def _rewards(run: Run, task: Task) -> dict[str, float]:
         shown["correct"] = sum(bool(row["correct"]) for row in judged) / len(judged)
     own = Task(task.stage, task.iteration, task.shard)
     if task.variant and read_manifest(run.store, own.location) is not None:
-        before = {row["sample_id"]: row for row in run.load(own, Rewards)[0].rewards.to_pylist()}
+        rewarded = aggregate(run.load(own, Rewards)[0], read_config(run.store).reward)
+        before = {row["sample_id"]: row for row in rewarded.to_pylist()}
         both = [row for row in judged if before.get(row["sample_id"], {"error": ""})["error"] is None]
         changed = [row for row in both if row["correct"] != before[row["sample_id"]]["correct"]]
         moved = math.fsum(row["reward"] - before[row["sample_id"]]["reward"] for row in both)

@@ -58,7 +58,7 @@ def create_variant(root: str, name: str, overrides: Mapping[str, Any]) -> str:
     if reward == run.config.reward:
         raise ConfigError(
             "the variant's reward is that of the run, so its verdicts are already committed",
-            hint="set a knob, such as `--set reward.kind=strict`",
+            hint="set a knob, such as `--set reward.scorers.shapes.weight=2`",
         )
     run.store.require_writable()
     if not run.store.write_bytes_if_absent(key, reward_bytes(reward)) and read_reward(run.store, name) != reward:
@@ -83,7 +83,7 @@ def read_reward(store: Store, name: str) -> RewardConfig:
     if not store.exists(key):
         raise ConfigError(
             f"`{store.root}/{key}` does not exist, so there is no variant `{name}`",
-            hint=f"create it with `tdm-r1 variant --root {store.root} --name {name} --set reward.kind=strict`",
+            hint=f"create it with `tdm-r1 variant --root {store.root} --name {name} --set reward.…=…`",
         )
     try:
         return RewardConfig.model_validate_json(store.read_bytes(key))

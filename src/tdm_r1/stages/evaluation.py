@@ -17,7 +17,9 @@ from tdm_r1.models.backbone import Backbone, Condition
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import guided_sample, trajectory
 from tdm_r1.report.page import evaluation_page
-from tdm_r1.rewards.scorer import Score, Scorer, score_all
+from tdm_r1.rewards.ask import Question
+from tdm_r1.rewards.judges import Judges
+from tdm_r1.rewards.protocol import Score
 from tdm_r1.rng import Keys
 from tdm_r1.statistics import OVERALL, Interval, tag_intervals
 
@@ -96,21 +98,38 @@ class Outcome:
     intervals: dict[str, Interval]
 
 
+def measured(scores: Sequence[Score]) -> list[float | None]:
+    """What an evaluation averages: the verdict `correct` where a scorer gives one, else its raw value.
+
+    A failed score is a wrong one for a scorer that gives verdicts, and is left out for one that does not.
+    """
+    verdicts = [score.part("correct") for score in scores]
+    if any(verdict is not None for verdict in verdicts):
+        return [0.0 if verdict is None else verdict for verdict in verdicts]
+    return [score.value for score in scores]
+
+
+def _verdict(score: Score, name: str) -> bool | None:
+    value = score.part(name)
+    return None if value is None else value == 1.0
+
+
 def shares_by_tag(
-    prompt_ids: Sequence[str], correct: Sequence[float], tag_of: Mapping[str, str]
+    prompt_ids: Sequence[str], values: Sequence[float | None], tag_of: Mapping[str, str]
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """By tag, the share of right images of each of its prompts.
+    """By tag, the mean over the images of each of its prompts; a prompt without any value is left out.
 
     Args:
         prompt_ids: of the images; the images of a prompt need not stand together.
     """
     images: dict[str, list[float]] = {}
-    for prompt, value in zip(prompt_ids, correct, strict=True):
-        images.setdefault(prompt, []).append(value)
+    for prompt, value in zip(prompt_ids, values, strict=True):
+        if value is not None:
+            images.setdefault(prompt, []).append(value)
     shares: dict[str, list[float]] = {}
-    for prompt, values in images.items():
-        shares.setdefault(tag_of[prompt], []).append(float(np.mean(values)))
-    return {tag: np.array(values) for tag, values in shares.items()}
+    for prompt, found in images.items():
+        shares.setdefault(tag_of[prompt], []).append(float(np.mean(found)))
+    return {tag: np.array(found) for tag, found in shares.items()}
 
 
 def _drawn(row: Row, prompt_ids: list[str], table: PromptTable, backbone: Backbone, keys: Keys) -> Tensor:
@@ -126,18 +145,18 @@ def _judged(
     images: Tensor,
     prompt_ids: list[str],
     table: PromptTable,
-    scorer: Scorer,
+    judges: Judges,
     config: RunConfig,
     keys: Keys,
 ) -> Outcome:
-    """Score, and take intervals; a failed score counts as wrong.
+    """Score with the first scorer, and take intervals.
 
     Images of one prompt are not independent, so that the intervals resample prompts.
     """
-    metadata = [table.rows[prompt]["metadata"] for prompt in prompt_ids]
-    scores = score_all(scorer, images.numpy(), metadata, config.reward.workers)
-    correct = [float(bool(score.correct)) for score in scores]
-    shares = shares_by_tag(prompt_ids, correct, {prompt: table.rows[prompt]["tag"] for prompt in prompt_ids})
+    asked = [Question(i, *table.asked(prompt)) for i, prompt in zip(images.numpy(), prompt_ids, strict=True)]
+    scores = judges.score(judges.first, asked)
+    tag_of = {prompt: table.rows[prompt]["tag"] for prompt in prompt_ids}
+    shares = shares_by_tag(prompt_ids, measured(scores), tag_of)
     seed = keys.seed("evaluation/bootstrap")
     intervals = tag_intervals(shares, resamples=config.evaluation.bootstrap, seed=seed)
     return Outcome(name, nfe, prompt_ids, images, scores, intervals)
@@ -151,7 +170,7 @@ def evaluation(
     name: str,
     with_teacher: bool,
     surrogate: RoleTensors | None,
-    scorer: Scorer,
+    judges: Judges,
     backbone: Backbone,
     config: RunConfig,
     keys: Keys,
@@ -182,18 +201,18 @@ def evaluation(
     outcomes = []
     for row in rows:
         images = _drawn(row, prompt_ids, table, backbone, fixed)
-        outcomes.append(_judged(row.name, row.nfe, images, prompt_ids, table, scorer, config, fixed))
+        outcomes.append(_judged(row.name, row.nfe, images, prompt_ids, table, judges, config, fixed))
     return _record(outcomes, table, keys.iteration)
 
 
 def evaluation_again(
-    prompts: PromptSet, drawn: Evaluation, *, scorer: Scorer, config: RunConfig, keys: Keys
+    prompts: PromptSet, drawn: Evaluation, *, judges: Judges, config: RunConfig, keys: Keys
 ) -> Evaluation:
     """Judge the images of a committed evaluation by another reward. Nothing is sampled, so it needs no accelerator.
 
     Args:
         drawn: its images, and who drew them at what cost.
-        config: of the variant: its reward is the scorer's.
+        config: of the variant: its reward is the judges'.
     """
     table = PromptTable(prompts)
     nfe = {cell["name"]: int(cell["nfe"]) for cell in drawn.metrics.to_pylist()}
@@ -202,7 +221,7 @@ def evaluation_again(
         rows.setdefault(name, []).append(number)
     prompt_ids = drawn.samples["prompt_id"].to_pylist()
     outcomes = [
-        _judged(name, nfe[name], drawn.image[own], [prompt_ids[n] for n in own], table, scorer, config, keys.at(0))
+        _judged(name, nfe[name], drawn.image[own], [prompt_ids[n] for n in own], table, judges, config, keys.at(0))
         for name, own in rows.items()
     ]
     return _record(outcomes, table, keys.iteration)
@@ -236,9 +255,9 @@ def _record(outcomes: Sequence[Outcome], table: PromptTable, iteration: int) -> 
         prompt_id=[prompt for _, prompt, _, _ in samples],
         text=[row["text"] for _, _, row, _ in samples],
         tag=[row["tag"] for _, _, row, _ in samples],
-        correct=[bool(score.correct) for _, _, _, score in samples],
-        strict=[bool(score.strict) for _, _, _, score in samples],
-        score=[float(score.partial or 0.0) for _, _, _, score in samples],
+        correct=[_verdict(score, "correct") for _, _, _, score in samples],
+        strict=[_verdict(score, "strict") for _, _, _, score in samples],
+        score=[score.value for _, _, _, score in samples],
     )
     page = evaluation_page(metrics, drawn, images, title=f"Evaluation at iteration {iteration}")
     return Evaluation(metrics=metrics, samples=drawn, image=images, report=page)

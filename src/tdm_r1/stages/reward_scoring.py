@@ -1,32 +1,67 @@
-"""Stage `reward_scoring`: ask the black box about every image of a shard."""
+"""Stage `reward_scoring`: ask every black box about every image of a shard."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from typing import Any
+
 from tdm_r1.artifacts.records import PromptSet, Rewards, Rollout
-from tdm_r1.config import RunConfig
+from tdm_r1.config import RewardConfig, RunConfig
+from tdm_r1.errors import ScorerError
+from tdm_r1.models.progress import Progress, silent
 from tdm_r1.models.prompts import PromptTable
-from tdm_r1.rewards.scorer import Scorer, score_all
+from tdm_r1.rewards.ask import Question
+from tdm_r1.rewards.judges import Judges
+from tdm_r1.rewards.protocol import Score
 
 
-def reward_scoring(prompts: PromptSet, rollout: Rollout, *, scorer: Scorer, config: RunConfig) -> Rewards:
-    """One row per sample, in the order of the rollout; a sample that cannot be scored carries its error.
+def reward_scoring(
+    prompts: PromptSet, rollout: Rollout, *, judges: Judges, config: RunConfig, progress: Progress = silent
+) -> Rewards:
+    """Raw scores, scorer by scorer, samples in the order of the rollout; one that cannot be scored says why.
 
-    Returns:
-        Reward, both verdicts and the parts per clause.
+    Raises:
+        ScorerError: when a scorer is not fit to serve, or fails on more rows than the configuration bears.
     """
-    rows = PromptTable(prompts).rows
-    index = rollout.index.to_pylist()
-    metadata = [rows[row["prompt_id"]]["metadata"] for row in index]
-    scores = score_all(scorer, rollout.images.numpy(), metadata, config.reward.workers)
-    table = Rewards.table(
-        "rewards",
-        sample_id=[row["sample_id"] for row in index],
-        prompt_id=[row["prompt_id"] for row in index],
-        group=[row["group"] for row in index],
-        reward=[score.reward for score in scores],
-        correct=[score.correct for score in scores],
-        strict=[score.strict for score in scores],
-        parts=[[{"name": name, "value": value} for name, value in score.parts] for score in scores],
-        error=[score.error for score in scores],
+    table, index = PromptTable(prompts), rollout.index.to_pylist()
+    questions = [
+        Question(image, *table.asked(row["prompt_id"]))
+        for image, row in zip(rollout.images.numpy(), index, strict=True)
+    ]
+    columns: dict[str, list[Any]] = {name: [] for name in ("scorer", "value", "parts", "detail", "error")}
+    for name in judges.scorers:
+        scores = judges.score(name, questions, progress=progress)
+        check_errors(name, scores, config.reward)
+        columns["scorer"] += [name] * len(scores)
+        columns["value"] += [score.value for score in scores]
+        columns["parts"] += [[{"name": part, "value": value} for part, value in score.parts] for score in scores]
+        columns["detail"] += [score.detail for score in scores]
+        columns["error"] += [score.error for score in scores]
+    keys = {key: [row[key] for row in index] * len(judges.scorers) for key in ("sample_id", "prompt_id", "group")}
+    return Rewards(scores=Rewards.table("scores", **keys, **columns), scorers=_who(judges))
+
+
+def check_errors(name: str, scores: Sequence[Score], config: RewardConfig) -> None:
+    """Refuse a shard on which a scorer failed too often, or at all where its errors must fail the stage."""
+    errors = [score.error for score in scores if score.error is not None]
+    bearable = 0.0 if config.scorers[name].on_error == "fail" else config.max_error_rate
+    if len(errors) > bearable * len(scores):
+        raise ScorerError(
+            f"scorer `{name}` failed on {len(errors)} of {len(scores)} images, at most {bearable:.0%} are borne;"
+            f" the first: {errors[0]}",
+            hint="repair the scorer and run the stage again; `reward.max_error_rate` sets what is borne",
+        )
+
+
+def _who(judges: Judges) -> Any:
+    infos = [scorer.info for scorer in judges.scorers.values()]
+    sections = [judges.config.scorers[name] for name in judges.scorers]
+    named = ("version", "revision", "higher_is_better", "deterministic", "low", "high", "device", "licence")
+    return Rewards.table(
+        "scorers",
+        name=list(judges.scorers),
+        use=[section.use or name for name, section in zip(judges.scorers, sections, strict=True)],
+        options=[json.dumps(section.options, sort_keys=True) for section in sections],
+        **{column: [getattr(info, column) for info in infos] for column in named},
     )
-    return Rewards(rewards=table)

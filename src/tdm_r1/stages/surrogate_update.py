@@ -19,8 +19,8 @@ from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import velocity_at
-from tdm_r1.models.scored import Trajectories, join, score
 from tdm_r1.objectives.surrogate import Gates, drift, group_preference_loss, surrogate_loss, velocity_error
+from tdm_r1.rewards.scored import Trajectories, join, score
 from tdm_r1.rng import Counter, Keys
 from tdm_r1.sampling import conditional_velocity, renoise, sample_level
 
@@ -232,7 +232,7 @@ def surrogate_update(
     roles = {role: fresh if carried is None else role_tensors(carried.state, role) for role in kept}
     moments = {} if carried is None else carried.optimizer_of(ROLE)
     optimizer = RoleOptimizer(ROLE, roles[ROLE], section.optimizer, moments)
-    scored = [score(shards, iteration, section) for iteration, shards in window]
+    scored = [score(shards, iteration, section, config.reward) for iteration, shards in window]
     log = MetricLog()
     trajectories, advantages = scored[-1]
     groups = trajectories.rows_by_group()

@@ -38,9 +38,13 @@ class ShapesWorld:
 
 
 def open_world(name: str) -> World:
-    """The world that `reward.scorer` belongs to."""
+    """The world of that name."""
     if name == "plane":
         from tdm_r1.worlds.plane import PlaneWorld
 
         return PlaneWorld()
+    if name == "geneval":
+        from tdm_r1.worlds.geneval_prompts import GenEvalWorld
+
+        return GenEvalWorld()
     return ShapesWorld()

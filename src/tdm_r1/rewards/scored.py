@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tdm_r1.advantages import Advantages, group_advantages
 from tdm_r1.artifacts.records import Rewards, Rollout
-from tdm_r1.config import SurrogateConfig
+from tdm_r1.config import RewardConfig, SurrogateConfig
 from tdm_r1.errors import SchemaError
+from tdm_r1.rewards.aggregate import aggregate
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def join(parts: Sequence[Trajectories]) -> Trajectories:
 
 
 def _check_same_samples(rollout: Rollout, rewards: Rewards) -> None:
-    expected, found = rollout.index["sample_id"], rewards.rewards["sample_id"]
+    expected, found = rollout.index["sample_id"], rewards.samples["sample_id"]
     if not expected.equals(found):
         raise SchemaError(
             f"the rewards hold {len(found)} samples that are not the rollout's {len(expected)} in the same order",
@@ -82,20 +83,16 @@ def _check_same_samples(rollout: Rollout, rewards: Rewards) -> None:
 
 
 def score(
-    shards: Sequence[tuple[Rollout, Rewards]], iteration: int, config: SurrogateConfig
+    shards: Sequence[tuple[Rollout, Rewards]], iteration: int, config: SurrogateConfig, rewards: RewardConfig
 ) -> tuple[Trajectories, Advantages]:
     """All shards of one iteration with their group advantages.
 
     Raises:
         SchemaError: when a shard's rewards are not those of its rollout.
     """
-    for rollout, rewards in shards:
-        _check_same_samples(rollout, rewards)
-    table = [
-        row
-        for _, rewards in shards
-        for row in rewards.rewards.select(["sample_id", "prompt_id", "group", "reward"]).to_pylist()
-    ]
+    for rollout, verdicts in shards:
+        _check_same_samples(rollout, verdicts)
+    table = [row for _, verdicts in shards for row in aggregate(verdicts, rewards).to_pylist()]
     reward = torch.tensor([float("nan") if r["reward"] is None else r["reward"] for r in table], dtype=torch.float64)
     group = torch.tensor([r["group"] for r in table], dtype=torch.int64)
     advantages = group_advantages(reward, group, std=config.advantage_std, clip=config.advantage_clip)

@@ -1,0 +1,113 @@
+"""One scoring process as its parent sees it, and how many of them this machine bears."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Final
+
+from tdm_r1.rewards.ask import Question
+from tdm_r1.rewards.worker import Order, Ready, Refused, Scored
+
+START_LIMIT: Final = 900.0
+"""Seconds in which a process must have loaded and tested its scorer."""
+START: Final = "from tdm_r1.rewards.worker import main; main()"
+"""Not `-m`: then the classes of the messages would be those of `__main__`."""
+THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+CGROUP_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+def cores() -> int:
+    """CPUs that this process may use: its affinity, and the quota of its container."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = CGROUP_QUOTA.read_text(encoding="ascii").split()
+        count = min(count, max(1, math.ceil(int(quota) / int(period))))
+    return count
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are asked for in one call."""
+
+    rows: Sequence[int]
+    deaths: int = 0
+    """Processes that died on these rows."""
+
+    def halves(self) -> list[Batch]:
+        """Cut to find the row that kills; one row alone is tried again."""
+        middle = len(self.rows) // 2
+        parts = [self.rows[:middle], self.rows[middle:]] if middle else [self.rows]
+        return [Batch(part, self.deaths + 1) for part in parts]
+
+
+class WorkerProcess:
+    """A process of its own session: killing it kills what its scorer started too."""
+
+    def __init__(self, order: Order) -> None:
+        self.connection, theirs = Pipe()
+        path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+        threads = {name: str(order.threads) for name in THREADS}
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", START, str(theirs.fileno())],
+                env={**os.environ, **threads, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a library prints must not mix with what a command prints
+                start_new_session=True,
+            )
+        self.batch: Batch | None = None
+        self.ready = False
+        self.rows = 0
+        """Answered so far."""
+        self.memory_mb = 0.0
+        self.limit = START_LIMIT
+        self.deadline = time.monotonic() + START_LIMIT
+        with contextlib.suppress(OSError):  # it died already: the first answer says so
+            self.connection.send(order)
+
+    @property
+    def idle(self) -> bool:
+        return self.ready and self.batch is None
+
+    def ask(self, batch: Batch, questions: Sequence[Question], limit: float) -> None:
+        """Hand out a batch; its answer must come within `limit` seconds."""
+        self.batch, self.limit, self.deadline = batch, limit, time.monotonic() + limit
+        with contextlib.suppress(OSError):
+            self.connection.send(questions)
+
+    def answer(self) -> Ready | Refused | Scored | None:
+        """What it sent; None when it is dead, or its time is over."""
+        try:
+            return self.connection.recv() if self.connection.poll() else None
+        except (EOFError, OSError):
+            return None
+
+    def kill(self) -> str:
+        """End it at once, and say why it had to be."""
+        late = self.process.poll() is None and time.monotonic() >= self.deadline
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.connection.close()
+        code = self.process.wait()
+        return f"no answer within {self.limit:g} s" if late else f"exit code {code}"
+
+    def close(self) -> None:
+        """Let an idle one go by itself; kill one that is busy or does not go."""
+        self.connection.close()
+        if self.idle:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()

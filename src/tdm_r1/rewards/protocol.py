@@ -1,0 +1,188 @@
+"""What a black-box reward is: a function of pixels, prompts and metadata that says who it is.
+
+A scorer is any object with the members of `Scorer`. `PerImage` is the short way to write one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tdm_r1.config import Section
+
+Image = npt.NDArray[np.uint8]
+"""[height, width, 3] uint8, RGB."""
+Metadata = Mapping[str, Any]
+Parts = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerInfo:
+    """Who a scorer is, what it needs and what it costs."""
+
+    name: str
+    version: str
+    licence: str
+    """Of code and weights, as SPDX where there is one."""
+    revision: str = ""
+    """SHA-256 over all that can change a value: code, options, weights. Part of every key of the result cache."""
+    needs: tuple[Literal["image", "prompt", "metadata"], ...] = ("image",)
+    """What it looks at; what it does not look at is no part of the cache's key."""
+    low: float = -math.inf
+    """Smallest value it can give."""
+    high: float = math.inf
+    """Largest value it can give."""
+    higher_is_better: bool = True
+    deterministic: bool = True
+    """The same input gives the same value, whatever else is in the batch."""
+    min_side: int = 8
+    """Pixels; smaller pictures are refused before it sees them."""
+    batch: int = 1
+    """Images per call that suit it."""
+    device: Literal["cpu", "cuda", "remote"] = "cpu"
+    cpu_seconds: float = 0.01
+    """Of one core, per image; sets the time limit and the progress line."""
+    memory_mb: float = 200.0
+    """Resident, of one process."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The verdict on one image: a value, or the error that prevented it. A failure is never a value of 0."""
+
+    value: float | None
+    """Raw, in the scorer's own unit."""
+    parts: Parts = ()
+    """Named terms. A part called `correct` or `strict` is a verdict, 0 or 1."""
+    detail: str | None = None
+    """JSON for people: boxes, recognised text, an answer."""
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.error is None):
+            raise ValueError(f"a score has a value or an error, but {self.value} and {self.error!r} were given")
+        for name, value in (("value", self.value), *self.parts):
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"a score is finite, but {name}={value} was given; say what failed in `error`")
+
+    def part(self, name: str) -> float | None:
+        """The first part of that name."""
+        return next((value for part, value in self.parts if part == name), None)
+
+
+def failed(reason: str) -> Score:
+    """The score of an image that could not be judged."""
+    return Score(value=None, error=reason[:500] or "no reason given")
+
+
+class Scorer(Protocol):
+    """A black box. It lives in one process, which loads it once, tests it, and then asks it many times."""
+
+    @property
+    def info(self) -> ScorerInfo:
+        """Known before `load`, and never different afterwards."""
+
+    def load(self, threads: int) -> None:
+        """Read weights. No network, unless an option asked for it.
+
+        Args:
+            threads: CPU threads that this process may use.
+        """
+
+    def selftest(self) -> None:
+        """Score a golden picture, and raise when the value is not the one it must be."""
+
+    def score(self, images: Sequence[Image], prompts: Sequence[str], metadata: Sequence[Metadata]) -> Sequence[Score]:
+        """One score per image, in the same order. What it raises becomes the error of the row that made it raise."""
+
+
+class NoOptions(Section):
+    """Of a scorer that can be told nothing."""
+
+
+class BaseScorer(ABC):
+    """Options, info and revision of a scorer that is a class.
+
+    The revision covers `about`, the options, the file that defines the class, and `code` and `files`.
+    """
+
+    about: ClassVar[ScorerInfo]
+    Options: ClassVar[type[Section]] = NoOptions
+    code: ClassVar[tuple[ModuleType, ...]] = ()
+    """Further modules that can change a value."""
+    options: Section
+
+    def __init__(self, **options: Any) -> None:
+        self.options = self.Options(**options)
+
+    def files(self) -> Sequence[Path]:
+        """Weights on disk."""
+        return ()
+
+    @cached_property
+    def info(self) -> ScorerInfo:
+        digest = hashlib.sha256(json.dumps([self.about.name, self.about.version, self.options.model_dump()]).encode())
+        for path in [Path(inspect.getfile(type(self))), *(Path(str(module.__file__)) for module in self.code)]:
+            digest.update(path.read_bytes())
+        for path in self.files():
+            with path.open("rb") as weights:
+                digest.update(hashlib.file_digest(weights, "sha256").digest())
+        return replace(self.about, revision=digest.hexdigest())
+
+    def load(self, threads: int) -> None:
+        del threads
+
+    @abstractmethod
+    def selftest(self) -> None:
+        """Score a golden picture, and raise when the value is not the one it must be."""
+
+
+class PerImage(BaseScorer):
+    """A scorer that looks at one image at a time."""
+
+    @abstractmethod
+    def score_one(self, image: Image, prompt: str, metadata: Metadata) -> Score:
+        """Judge one image [height, width, 3] uint8, RGB."""
+
+    def score(self, images: Sequence[Image], prompts: Sequence[str], metadata: Sequence[Metadata]) -> Sequence[Score]:
+        scores = []
+        for image, prompt, row in zip(images, prompts, metadata, strict=True):
+            try:
+                scores.append(self.score_one(image, prompt, row))
+            except Exception as error:
+                scores.append(failed(reason_of(error)))
+        return scores
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception as the reason of a row: `ValueError: what it said`."""
+    return f"{type(error).__name__}: {error}"
+
+
+def golden(
+    scorer: Scorer,
+    image: Image,
+    value: float,
+    *,
+    prompt: str = "",
+    metadata: Metadata | None = None,
+    tolerance: float = 1e-6,
+) -> None:
+    """Raise unless the scorer gives this picture this value: what a self-test is made of."""
+    (score,) = scorer.score([image], [prompt], [metadata or {}])
+    if score.value is None:
+        raise ValueError(f"the golden picture failed: {score.error}")
+    if not abs(score.value - value) <= tolerance:
+        raise ValueError(f"the golden picture scored {score.value:.6g}, expected {value:.6g} ± {tolerance:g}")

@@ -1,0 +1,92 @@
+"""A scoring process: it opens one scorer, loads it once, tests it, and answers batches until its parent hangs up.
+
+Started by `tdm_r1.rewards.process`; the first argument is the number of its end of a pipe.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tdm_r1.errors import TdmR1Error
+from tdm_r1.rewards.ask import ask, make_ready
+from tdm_r1.rewards.protocol import Score, reason_of
+from tdm_r1.rewards.registry import open_scorer
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a process opens."""
+
+    use: str
+    options: Mapping[str, Any]
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The scorer is loaded and gave its golden picture the right value."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The scorer is not fit to serve."""
+
+    message: str
+    hint: str | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The answer to one batch, in its order."""
+
+    scores: list[Score]
+    memory_mb: float
+    """Resident now."""
+
+
+def resident_mb() -> float:
+    """Resident memory of this process; its peak where /proc does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return pages * resource.getpagesize() / 2**20
+
+
+def _one_thread(count: int) -> None:
+    """OpenCV does not read the environment; torch does, but may have been told otherwise."""
+    if (cv2 := sys.modules.get("cv2")) is not None:
+        cv2.setNumThreads(count)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(count)
+
+
+def serve(connection: Connection) -> None:
+    """Answer until the parent closes its end."""
+    order: Order = connection.recv()
+    try:
+        scorer = open_scorer(order.use, order.options)
+        make_ready(scorer, order.threads)
+    except TdmR1Error as error:
+        connection.send(Refused(error.message, error.hint))
+        return
+    except Exception as error:
+        connection.send(Refused(f"scorer `{order.use}` cannot be opened: {reason_of(error)}", None))
+        return
+    _one_thread(order.threads)
+    connection.send(Ready())
+    while True:
+        connection.send(Scored(ask(scorer, connection.recv()), resident_mb()))
+
+
+def main() -> None:
+    try:
+        serve(Connection(int(sys.argv[1])))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent hung up

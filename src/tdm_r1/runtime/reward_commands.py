@@ -1,0 +1,121 @@
+"""The commands `scorer` and `geneval`: what scorers there are, and the benchmark outside of any run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tdm_r1 import console
+from tdm_r1.errors import ConfigError
+
+scorer_app = typer.Typer(no_args_is_help=True, help="Scorers that are installed here.")
+geneval_app = typer.Typer(no_args_is_help=True, help="The GenEval benchmark.")
+
+Option = Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE for the scorer, VALUE as JSON.")]
+
+
+def _options(pairs: list[str] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, separator, text = pair.partition("=")
+        if not separator:
+            raise ConfigError(f"--option {pair!r} has no `=`", hint="write --option kind=strict")
+        try:
+            found[key] = json.loads(text)
+        except json.JSONDecodeError:
+            found[key] = text
+    return found
+
+
+@scorer_app.command("list")
+def scorer_list() -> None:
+    """List every scorer, the package it is from, and its options."""
+    from tdm_r1.rewards.registry import available
+
+    for name, point in available().items():
+        package = point.dist.name if point.dist else "tdm-r1"
+        try:
+            factory = point.load()
+        except Exception as error:
+            console.OUT.print(f"{name} ({package}): cannot be imported: {error}", soft_wrap=True, markup=False)
+            continue
+        console.OUT.print(f"{name} ({package}): {(factory.__doc__ or '').splitlines()[0]}", soft_wrap=True)
+        for option, field in getattr(getattr(factory, "Options", None), "model_fields", {}).items():
+            console.OUT.print(f"  {option} = {field.default!r}: {field.description}", soft_wrap=True, markup=False)
+
+
+@scorer_app.command("check")
+def scorer_check(name: str, option: Option = None) -> None:
+    """Load a scorer and test it on its golden picture, as every scoring process does before it serves."""
+    from tdm_r1.rewards.ask import make_ready
+    from tdm_r1.rewards.registry import open_scorer
+
+    scorer = open_scorer(name, _options(option))
+    make_ready(scorer)
+    info = scorer.info
+    console.OUT.print(f"{name} {info.version}: ready, revision {info.revision[:16]}, {info.licence}", soft_wrap=True)
+
+
+@geneval_app.command("prompts")
+def geneval_prompts(
+    out: Annotated[Path, typer.Option(help="JSONL to write.")],
+    train: Annotated[int, typer.Option(min=0, help="Training prompts instead of the 553 of the benchmark.")] = 0,
+) -> None:
+    """Write the benchmark's metadata file, byte for byte, or training prompts that share none with it."""
+    from tdm_r1.worlds.geneval_prompts import as_jsonl, benchmark_rows, training_rows
+
+    rows = list(training_rows(train)) if train else benchmark_rows()
+    out.write_bytes(as_jsonl(rows))
+    console.OUT.print(f"{out}: {len(rows)} prompts", soft_wrap=True)
+
+
+@geneval_app.command("score")
+def geneval_score(
+    images: Annotated[Path, typer.Argument(help="Folder with NNNNN/metadata.jsonl and NNNNN/samples/0000.png.")],
+    out: Annotated[Path, typer.Option(help="Result file to write, in the official format.")],
+    option: Option = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes; one per core by default.")] = None,
+) -> None:
+    """Judge a folder of images by the benchmark's rule; an image that cannot be judged says why and is not correct."""
+    from tdm_r1.config import RewardConfig, ScorerConfig
+    from tdm_r1.rewards.geneval_results import result_row, samples
+    from tdm_r1.rewards.judges import Judges
+
+    found = samples(images)
+    judges = Judges(RewardConfig(scorers={"geneval": ScorerConfig(options=_options(option))}, workers=workers))
+    with console.bar() as progress:
+        scores = judges.score("geneval", [one.question for one in found], progress=console.track(progress))
+    judges.close()
+    rows = [json.dumps(result_row(*pair)) for pair in zip(found, scores, strict=True)]
+    out.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
+    console.ERR.print(str(judges.tallies[-1]), soft_wrap=True)
+    console.OUT.print(f"{out}: {len(rows)} images", soft_wrap=True)
+
+
+@geneval_app.command("convert")
+def geneval_convert(
+    checkpoint: Annotated[Path, typer.Argument(help="mmdet's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco .pth.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, for the scorer's option `weights`.")],
+) -> None:
+    """Convert GenEval's own detector from mmdetection's names to transformers'."""
+    from tdm_r1.rewards.mmdet import convert_checkpoint
+
+    convert_checkpoint(checkpoint, out)
+    console.OUT.print(str(out), soft_wrap=True)
+
+
+@geneval_app.command("summarize")
+def geneval_summarize(file: Annotated[Path, typer.Argument(help="Result file, ours or the benchmark's own.")]) -> None:
+    """Print the benchmark's summary of a result file; overall is the mean of the six tags."""
+    from tdm_r1.rewards.geneval_results import read_results, summarize
+
+    if not file.is_file():
+        raise ConfigError(f"`{file}` is no file", hint="write one with `tdm-r1 geneval score IMAGES --out FILE`")
+    summary = summarize(read_results(file))
+    for line in summary.lines():
+        console.OUT.print(line, soft_wrap=True)
+    if summary.missing:
+        console.ERR.print(f"no image of {', '.join(summary.missing)}: this is no GenEval score", soft_wrap=True)

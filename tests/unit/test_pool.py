@@ -1,0 +1,185 @@
+"""Claims about the scoring processes: what kills one costs one row, and nothing about them changes a result."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tdm_r1.config import RewardConfig
+from tdm_r1.errors import ConfigError, ScorerError
+from tdm_r1.rewards.ask import Question
+from tdm_r1.rewards.cache import VARIABLE, key_of
+from tdm_r1.rewards.judges import Judges
+from tdm_r1.rewards.process import cores
+from tdm_r1.rewards.protocol import Score, ScorerInfo
+from tdm_r1.worlds.shapes.grammar import split
+from tdm_r1.worlds.shapes.render import render
+
+
+@pytest.fixture(autouse=True)
+def _team(team_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(team_package))
+
+
+def level(number: int) -> Any:
+    return np.full((8, 8, 3), number, np.uint8)
+
+
+def questions(*prompts: str) -> list[Question]:
+    return [Question(level(row), prompt, {}) for row, prompt in enumerate(prompts)]
+
+
+def judges(name: str = "nasty", options: dict[str, Any] | None = None, **config: Any) -> Judges:
+    return Judges(RewardConfig.model_validate({"scorers": {name: {"options": options or {}}}, **config}))
+
+
+@pytest.fixture
+def opened() -> Iterator[list[Judges]]:
+    """Judges whose processes end with the test."""
+    found: list[Judges] = []
+    yield found
+    for one in found:
+        one.close()
+
+
+def test_a_row_that_kills_its_process_costs_itself_and_no_other(opened: list[Judges]) -> None:
+    asked = questions("", "die", "", "", "raise", "", "", "", "die")
+    opened.append(judges(workers=2))
+    scores = opened[0].score("nasty", asked)
+    errors = {1: "worker_died: exit code -9", 4: "ValueError: it was asked to", 8: "worker_died: exit code -9"}
+    assert {row: score.error for row, score in enumerate(scores) if score.error} == errors
+    assert [score.value for score in scores] == [None if row in errors else 255.0 - row for row in range(9)]
+    (tally,) = opened[0].tallies
+    assert (tally.images, tally.failed, tally.workers) == (9, 3, 2)
+    assert tally.died == 3 + 2  # one of four: 4, 2, 1; one alone: twice
+
+
+def test_a_row_that_hangs_is_killed_at_its_time_limit(opened: list[Judges]) -> None:
+    opened.append(judges(workers=1, time_limit=0.4))
+    started = time.monotonic()
+    scores = opened[0].score("nasty", questions("", "hang", ""))
+    assert [score.error for score in scores] == [None, "worker_died: no answer within 0.4 s", None]
+    assert time.monotonic() - started < 120  # the row sleeps for ten minutes
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("wrong", r"`nasty` fails its self-test: ValueError: the golden picture scored 255, expected 7"),
+        ("raise", r"`nasty` cannot be loaded: OSError: no weights here"),
+        ("die", r"3 processes of scorer `nasty` died one after the other, the last: exit code -9"),
+    ],
+)
+def test_a_scorer_that_is_not_fit_to_serve_stops_the_stage(start: str, message: str, opened: list[Judges]) -> None:
+    opened.append(judges(options={"start": start}, workers=1))
+    with pytest.raises(ScorerError, match=message) as caught:
+        opened[0].score("nasty", questions("", ""))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(("knob", "prompt"), [({"recycle_rows": 4}, ""), ({"recycle_memory_mb": 160}, "leak")])
+def test_a_process_is_replaced_by_count_and_by_memory(knob: dict[str, Any], prompt: str, opened: list[Judges]) -> None:
+    asked = questions(*[prompt] * 12)
+    nothing: dict[str, Any] = {}
+    for config in (nothing, knob):
+        opened.append(judges(options={"tell": True}, workers=1, **config))
+        found = [json.loads(score.detail or "") for score in opened[-1].score("nasty", asked)]
+        assert len({who["pid"] for who in found}) == (3 if config else 1)
+        assert {(who["threads"], who["omp"]) for who in found} == {(1, "1")}
+        assert opened[-1].tallies[0].recycled == (3 if config else 0)
+
+
+def test_processes_stay_between_calls_and_end_when_they_are_closed(opened: list[Judges]) -> None:
+    opened.append(judges(options={"tell": True}, workers=1))
+    pids = [json.loads(opened[0].score("nasty", questions(""))[0].detail or "")["pid"] for _ in range(2)]
+    assert pids[0] == pids[1] != os.getpid()
+    opened[0].close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
+def test_the_result_is_the_same_for_any_number_of_processes(opened: list[Judges]) -> None:
+    rng = np.random.default_rng(0)
+    prompts = [prompt for rows in split()[1].values() for prompt in rows[:6]]
+    asked = [Question(render(prompt, rng), prompt.text, prompt.metadata()) for prompt in prompts]
+    asked[5] = Question(None, "", {})
+    found: list[list[Score]] = []
+    for workers in (0, 1, 2):
+        opened.append(judges("shapes", workers=workers))
+        found.append(opened[-1].score("shapes", asked))
+    parts = [opened[-1].score("shapes", asked[start : start + 10]) for start in range(0, len(asked), 10)]
+    assert found[0] == found[1] == found[2] == [score for part in parts for score in part]
+    assert [score.value for score in found[0]].count(1.0) >= 30
+
+
+def test_what_a_library_prints_does_not_reach_the_output_of_a_command(
+    opened: list[Judges], capfd: pytest.CaptureFixture[str]
+) -> None:
+    opened.append(judges(workers=1))
+    opened[0].score("nasty", questions(""))
+    captured = capfd.readouterr()
+    assert (captured.out, "a library that prints" in captured.err) == ("", True)
+
+
+def test_none_is_one_process_per_core_of_this_one(opened: list[Judges]) -> None:
+    opened.append(judges(workers=None))
+    opened[0].score("nasty", questions(""))
+    assert opened[0].tallies[0].workers == cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache" / "scores.sqlite"
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_cached_score_is_the_score_and_an_error_is_asked_again(opened: list[Judges]) -> None:
+    asked = questions("", "raise", "", "a")
+    tallies, scores = [], []
+    for _ in range(2):
+        opened.append(judges(options={"tell": True}, workers=0))
+        scores.append(opened[-1].score("nasty", asked))
+        tallies += opened[-1].tallies
+    assert [tally.cached for tally in tallies] == [0, 3]
+    assert scores[0] == scores[1]
+    opened.append(judges(workers=0))  # other options, another revision
+    opened[-1].score("nasty", asked)
+    assert opened[-1].tallies[0].cached == 0
+
+
+def test_the_key_is_what_the_scorer_looks_at(tmp_path: Path) -> None:
+    info = ScorerInfo(name="a", version="1", licence="MIT", revision="r", needs=("image", "prompt"))
+    base = Question(level(1), "p", {"m": 1})
+    same = [base, Question(level(1), "p", {"m": 2})]
+    other = [Question(level(2), "p", {}), Question(level(1), "q", {}), Question(level(1).reshape(4, 16, 3), "p", {})]
+    keys = [key_of(question, info) for question in (*same, *other)]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 4
+    assert key_of(base, ScorerInfo(name="a", version="1", licence="MIT", revision="s", needs=info.needs)) != keys[0]
+    assert key_of(Question(None, "", {}), info) is None
+
+
+def test_a_cache_that_cannot_be_opened_is_refused(cache: Path) -> None:
+    cache.parent.mkdir()
+    cache.write_bytes(b"not a database, but long enough to be taken for one" * 20)
+    with pytest.raises(ConfigError, match="cannot be opened: file is not a database"):
+        judges(workers=0).score("nasty", questions(""))
+
+
+def test_a_cache_that_fails_later_costs_no_score(cache: Path) -> None:
+    one = judges(workers=0)
+    one.score("nasty", questions(""))
+    with sqlite3.connect(cache) as base:
+        base.execute("DROP TABLE scores")
+    base.close()
+    assert [score.value for score in one.score("nasty", questions("", ""))] == [255.0, 254.0]
+    assert "no such table" in str(one.tallies[-1])
