@@ -258,6 +258,17 @@ def prune(
 
 
 @app.command()
+def model(
+    source: Annotated[str, typer.Argument(help="A folder, embedded:NAME, hub:OWNER/NAME or s3://BUCKET/PREFIX.")],
+    revision: Annotated[str, typer.Option(help="Commit of a hub source, or sha256:… of any other.")] = "",
+) -> None:
+    """Show what a base is: its parts, its licence, and the revision that pins it."""
+    from tdm_r1.runtime.bases import show_base
+
+    show_base(source, revision)
+
+
+@app.command()
 def pretrain(
     out: Annotated[Path, typer.Option(help="Pipeline folder to write.")],
     world: str = "shapes",

@@ -53,10 +53,20 @@ class AdapterConfig(Section):
 
 
 class ModelConfig(Section):
-    backbone: Literal["sd3", "plane"] = "sd3"
+    backbone: Literal["sd3", "z_image", "flux", "plane"] = "sd3"
     """Which file of `models/` runs the network."""
     source: str = "embedded:shapes"
-    """Weights: `embedded:NAME` for those in the package, else the folder of a diffusers pipeline."""
+    """Weights: `embedded:NAME` for those in the package, `hub:OWNER/NAME`, `s3://BUCKET/PREFIX`, else the folder of a
+    diffusers pipeline."""
+    revision: str = ""
+    """What the weights must be: the commit of a hub source, 40 hex digits, and never a branch; for a folder or prefix
+    `sha256:` and the digest that `tdm-r1 model` prints. Required for the hub, unchecked when empty elsewhere."""
+    resolution: Count = 0
+    """Pixels per side of an image; 0 is what the base says of itself."""
+    max_tokens: Count = 0
+    """Tokens of a prompt for T5 or the language model, longer ones are cut; 0 is the pipeline's own number."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """In which the frozen base is held and computed; roles, optimizers, latents and losses stay in float32."""
     adapter: AdapterConfig = AdapterConfig()
     """How a role differs from the base."""
 

@@ -23,8 +23,8 @@ from tdm_r1.artifacts.repository import commit
 from tdm_r1.config import EvaluationConfig
 from tdm_r1.errors import ConfigError, MissingParentError
 from tdm_r1.models.adapters import Adapter, RoleTensors
-from tdm_r1.models.open import ASSETS
 from tdm_r1.models.sampler import trajectory
+from tdm_r1.models.sources import ASSETS
 from tdm_r1.pretrain.autoencoder import new_autoencoder, standardise
 from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
 from tdm_r1.rng import Keys

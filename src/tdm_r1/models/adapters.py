@@ -58,7 +58,7 @@ class Adapter:
     def new(self, keys: Keys, role: str) -> RoleTensors:
         """Tensors of a role that equals the base: Gaussian A of deviation 1/r and zero B, or a copy."""
         if self.config.kind == "full":
-            return {name: tensor.detach().clone() for name, tensor in self.base.items()}
+            return {name: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in self.base.items()}
         rank = self.config.rank
         tensors: RoleTensors = {}
         for name in self.targets():
@@ -72,11 +72,11 @@ class Adapter:
         """Effective weights of a role; gradients flow into its tensors."""
         if self.config.kind == "full":
             return dict(role)
-        scale = self.config.alpha / self.config.rank
         names = [key.removesuffix(".lora_A") for key in role if key.endswith(".lora_A")]
-        return {
-            f"{name}.weight": torch.addmm(
-                self.base[f"{name}.weight"], role[f"{name}.lora_B"], role[f"{name}.lora_A"], alpha=scale
-            )
-            for name in names
-        }
+        return {f"{name}.weight": self._weight(name, role) for name in names}
+
+    def _weight(self, name: str, role: Mapping[str, Tensor]) -> Tensor:
+        """W + (α/r) B A where the base lies, in the role's own precision."""
+        base, down, up = self.base[f"{name}.weight"], role[f"{name}.lora_A"], role[f"{name}.lora_B"]
+        scale = self.config.alpha / self.config.rank
+        return torch.addmm(base.to(up.dtype), up.to(base.device), down.to(base.device), alpha=scale)

@@ -19,6 +19,10 @@ class Card:
     """`tdm` for stage 0's generator, `tdm-r1` for a reinforced one."""
     source: str
     """Address of the base as the configuration gives it."""
+    revision: str
+    """Of the base: a commit, or the digest of its folder."""
+    licence: str
+    """Of the base, as its own card says; the adapter is bound by it too."""
     base_python: str
     """Python expression of the base's folder."""
     base_digests: Mapping[str, str]
@@ -132,6 +136,8 @@ This iteration was not evaluated.
 | | |
 |---|---|
 | base | `{{ c.source }}` |
+| its revision | `{{ c.revision }}` |
+| its licence | {{ c.licence }} |
 {% for file, digest in c.base_digests.items() %}
 | sha256 of its `{{ file }}` | `{{ digest }}` |
 {% endfor %}

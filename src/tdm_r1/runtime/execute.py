@@ -179,6 +179,7 @@ def execute(run: Run, task: Task, *, progress: Progress = silent) -> Manifest:
         seconds=time.monotonic() - clock,
         seed_root=run.config.seed,
         image_digest=os.environ.get("TDM_R1_IMAGE_DIGEST"),
+        base=None if task.stage == "reward_scoring" else run.source.facts(),
     )
     return commit(
         run.store,

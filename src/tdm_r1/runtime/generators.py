@@ -16,7 +16,8 @@ from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError, MissingParentError
 from tdm_r1.models.adapters import RoleTensors
 from tdm_r1.models.backbone import Backbone
-from tdm_r1.models.open import ASSETS, open_backbone
+from tdm_r1.models.open import open_backbone
+from tdm_r1.models.sources import ASSETS
 from tdm_r1.runtime import numerics
 from tdm_r1.runtime.layout import RUN_FILE, generator_after
 from tdm_r1.runtime.run import Run, open_run, read_config
@@ -41,7 +42,7 @@ class Generator:
 
     @cached_property
     def backbone(self) -> Backbone:
-        return open_backbone(self.config.model)
+        return open_backbone(self.config.model, self.config.numerics.device)
 
 
 def open_generator(root: str | None, lora: str | None, iteration: int | None = None) -> Generator:
@@ -80,7 +81,7 @@ def _exported(lora: str) -> Generator:
             hint="write one with `tdm-r1 export --root RUN --out FOLDER`, or take `--lora embedded:shapes_r1`",
         )
     config = read_config(open_store(str(folder)))
-    numerics.apply(config.numerics)
+    numerics.apply(config.numerics, config.model.dtype)
     adapter = config.model.adapter.model_copy(update={"alpha": float(config.model.adapter.rank)})
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
         name = (file.metadata() or {}).get("name", "tdm-r1")

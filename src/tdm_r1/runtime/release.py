@@ -18,7 +18,6 @@ from tdm_r1.config import AdapterConfig, RunConfig, SamplerConfig
 from tdm_r1.errors import ConfigError
 from tdm_r1.models.adapters import Adapter
 from tdm_r1.models.backbone import Condition
-from tdm_r1.models.open import source_folder
 from tdm_r1.models.sampler import trajectory
 from tdm_r1.models.sd3 import lacks_t5
 from tdm_r1.report.card import Card, model_card
@@ -144,12 +143,14 @@ def require_exportable(config: RunConfig) -> None:
 
 
 def _card(run: Run, out: Path, iteration: int, manifest: Manifest) -> Card:
-    config, folder = run.config, source_folder(run.config.model)
+    config, folder = run.config, run.source.folder
     row, judged = _result_row(run, iteration)
     sampler = config.sampler
     return Card(
         name=generator_name(iteration),
         source=config.model.source,
+        revision=run.source.revision,
+        licence=run.source.licence,
         base_python=base_expression(config),
         base_digests={
             f"transformer/{file.name}": sha256_of(file)
