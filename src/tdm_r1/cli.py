@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tdm_r1 import console, presets
+from tdm_r1 import cli_bases, console, presets
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError, TdmR1Error
+from tdm_r1.presets import parse_overrides
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 config_app = typer.Typer(no_args_is_help=True, help="Presets and their knobs.")
 app.add_typer(config_app, name="config")
+cli_bases.register(app)
 
 Root = Annotated[str, typer.Option(help="Run directory: a local folder, or s3://bucket/prefix.")]
 OptionalRoot = Annotated[str | None, typer.Option("--root", help="Run directory: a local folder, or s3://….")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Set a knob: a.b=VALUE, VALUE as JSON or a bare word.")]
-
-
-def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
-    """`a.b=c` pairs to values; what is not JSON is a string."""
-    overrides: dict[str, Any] = {}
-    for pair in pairs or ():
-        key, separator, text = pair.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {pair!r} has no `=`", hint="write --set surrogate.beta=10")
-        try:
-            overrides[key] = json.loads(text)
-        except json.JSONDecodeError:
-            overrides[key] = text
-    return overrides
 
 
 @config_app.command("show")
@@ -203,11 +190,12 @@ def export(
     root: Root,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     iteration: Iteration = None,
+    ema_list: Annotated[Path | None, typer.Option(help="Also write the list that the authors' code loads.")] = None,
 ) -> None:
     """Export a generator as a LoRA that stock diffusers loads, with a model card."""
     from tdm_r1.runtime.release import export_lora
 
-    console.OUT.print(str(export_lora(root, out, iteration=iteration)), soft_wrap=True)
+    console.OUT.print(str(export_lora(root, out, iteration=iteration, ema_list=ema_list)), soft_wrap=True)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table for people.")]
@@ -255,17 +243,6 @@ def prune(
     from tdm_r1.runtime.inspection import prune_run
 
     prune_run(root, keep_last=keep_last, keep_every=keep_every, yes=yes)
-
-
-@app.command()
-def model(
-    source: Annotated[str, typer.Argument(help="A folder, embedded:NAME, hub:OWNER/NAME or s3://BUCKET/PREFIX.")],
-    revision: Annotated[str, typer.Option(help="Commit of a hub source, or sha256:… of any other.")] = "",
-) -> None:
-    """Show what a base is: its parts, its licence, and the revision that pins it."""
-    from tdm_r1.runtime.bases import show_base
-
-    show_base(source, revision)
 
 
 @app.command()

@@ -115,6 +115,11 @@ class DistillConfig(Section):
     """w of the CFG direction [TDM]."""
     huber: NonNegative = 0.0
     """Pseudo-Huber constant of the generator's loss; 0 is the squared loss."""
+    adapter: str = ""
+    """Imported adapter that the generator starts from: a folder of `tdm-r1 import-lora`, or an s3:// prefix of one.
+    With `steps` 0 it replaces stage 0."""
+    adapter_revision: str = ""
+    """`sha256:` and the digest of that folder; required for a prefix."""
     fake: FakeScoreConfig = FakeScoreConfig()
     """The fake score."""
     generator: AdamConfig = AdamConfig(learning_rate=7.5e-5)

@@ -44,6 +44,10 @@ class Adapter:
         Raises:
             ConfigError: when a configured target matches no layer of the base.
         """
+        return sorted(self.modules())
+
+    def modules(self) -> list[str]:
+        """The same in the network's own order."""
         names = [
             name.removesuffix(".weight") for name, w in self.base.items() if name.endswith(".weight") and w.ndim == 2
         ]
@@ -53,7 +57,7 @@ class Adapter:
                     f"model.adapter.targets holds {target!r}, but no linear layer of the base ends so",
                     hint=f"the base has e.g. {', '.join(sorted(names)[:4])}",
                 )
-        return sorted(name for name in names if name.endswith(self.config.targets))
+        return [name for name in names if name.endswith(self.config.targets)]
 
     def new(self, keys: Keys, role: str) -> RoleTensors:
         """Tensors of a role that equals the base: Gaussian A of deviation 1/r and zero B, or a copy."""

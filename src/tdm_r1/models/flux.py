@@ -20,6 +20,7 @@ class FluxBackbone(PipelineBackbone):
     """The transformer sees 2×2 patches as a sequence, is asked at σ, and answers with the velocity of the patches."""
 
     pipeline, transformer, max_tokens = "FluxPipeline", "FluxTransformer2DModel", 512
+    no_guidance = DISTILLED_GUIDANCE
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -51,6 +51,8 @@ class PipelineBackbone(ABC):
     transformer: ClassVar[str]
     max_tokens: ClassVar[int]
     """Of a prompt, when `model.max_tokens` is 0: the default of the pipeline."""
+    no_guidance: ClassVar[float] = 1.0
+    """The pipeline's `guidance_scale` for w = 1."""
 
     def __init__(self, folder: Path, config: ModelConfig | None = None, device: str = "cpu") -> None:
         """
@@ -83,6 +85,18 @@ class PipelineBackbone(ABC):
             part = getattr(diffusers, kind).from_pretrained(self._folder, subfolder=subfolder, **self._loading)
             return part.requires_grad_(False).eval().to(self._device, self._dtype)
 
+    @classmethod
+    def absent(cls, folder: Path) -> list[str]:
+        """Parts that diffusers must be told are not in a folder."""
+        return [name for name, kind in pipeline_index(folder).items() if isinstance(kind, list) and kind[0] is None]
+
+    @classmethod
+    def stock_call(cls, folder: Path, config: ModelConfig) -> dict[str, Any]:
+        """Arguments, beside prompt and steps, with which diffusers' own pipeline draws what this backbone draws."""
+        del folder
+        size = {"height": config.resolution, "width": config.resolution} if config.resolution else {}
+        return {"guidance_scale": cls.no_guidance, "max_sequence_length": config.max_tokens or cls.max_tokens, **size}
+
     @cached_property
     def _vae(self) -> Any:
         return self._part("AutoencoderKL", "vae").to(memory_format=torch.channels_last)
@@ -90,8 +104,6 @@ class PipelineBackbone(ABC):
     @cached_property
     def _text(self) -> Any:
         """The pipeline without its autoencoder; diffusers wants to be told which parts are absent."""
-        index = pipeline_index(self._folder)
-        absent = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is None]
         with quiet_loading():
             import diffusers
 
@@ -99,7 +111,7 @@ class PipelineBackbone(ABC):
                 self._folder,
                 **self._loading,
                 transformer=self._transformer,  # SD3 without T5 asks it for a width
-                **dict.fromkeys(["vae", *absent]),
+                **dict.fromkeys(["vae", *self.absent(self._folder)]),
             )
             return pipeline.to(self._device, self._dtype)
 

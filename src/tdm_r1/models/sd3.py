@@ -8,19 +8,21 @@ from typing import Any
 
 from torch import Tensor
 
+from tdm_r1.config import ModelConfig
 from tdm_r1.models.backbone import Condition
-from tdm_r1.models.pipeline import PipelineBackbone, pipeline_index
-
-
-def lacks_t5(folder: Path) -> bool:
-    """Whether the pipeline folder comes without its third text encoder."""
-    return bool(pipeline_index(folder).get("text_encoder_3", [None])[0] is None)
+from tdm_r1.models.pipeline import PipelineBackbone
 
 
 class SD3Backbone(PipelineBackbone):
     """The transformer is asked at t = 1000σ and answers with the velocity itself."""
 
     pipeline, transformer, max_tokens = "StableDiffusion3Pipeline", "SD3Transformer2DModel", 256
+
+    @classmethod
+    def stock_call(cls, folder: Path, config: ModelConfig) -> dict[str, Any]:
+        """Without T5 no token of it: else the pipeline appends zeros for it."""
+        found = super().stock_call(folder, config)
+        return {**found, "max_sequence_length": 0} if "text_encoder_3" in cls.absent(folder) else found
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -22,6 +22,7 @@ class ZImageBackbone(PipelineBackbone):
     """
 
     pipeline, transformer, max_tokens = "ZImagePipeline", "ZImageTransformer2DModel", 512
+    no_guidance = 0.0
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -25,6 +25,7 @@ from tdm_r1.artifacts.repository import commit, read_manifest
 from tdm_r1.models.progress import Progress, silent
 from tdm_r1.rng import Keys
 from tdm_r1.runtime.layout import Task, check, generator_after, generator_before, shard_tasks, window
+from tdm_r1.runtime.lora_folder import starting_role
 from tdm_r1.runtime.numerics import library_versions
 from tdm_r1.runtime.run import AnyRecord, Run
 from tdm_r1.stages.distill_base import distill_base
@@ -79,7 +80,12 @@ def _encode_prompts(inputs: Inputs) -> Record:
 def _distill_base(inputs: Inputs) -> Record:
     run = inputs.run
     return distill_base(
-        inputs.prompts(), backbone=run.backbone, config=run.config, keys=inputs.keys, progress=inputs.progress
+        inputs.prompts(),
+        start=starting_role(run.config, run.backbone.base(), run.source.revision),
+        backbone=run.backbone,
+        config=run.config,
+        keys=inputs.keys,
+        progress=inputs.progress,
     )
 
 

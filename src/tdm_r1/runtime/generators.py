@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from safetensors import safe_open
-
 from tdm_r1.artifacts.manifest import Manifest
 from tdm_r1.artifacts.records import Base, GeneratorState, role_tensors
 from tdm_r1.artifacts.repository import read_manifest
-from tdm_r1.artifacts.store import open_store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError, MissingParentError
 from tdm_r1.models.adapters import RoleTensors
@@ -19,14 +16,11 @@ from tdm_r1.models.backbone import Backbone
 from tdm_r1.models.open import open_backbone
 from tdm_r1.models.sources import ASSETS
 from tdm_r1.runtime import numerics
-from tdm_r1.runtime.layout import RUN_FILE, generator_after
-from tdm_r1.runtime.run import Run, open_run, read_config
+from tdm_r1.runtime.layout import generator_after
+from tdm_r1.runtime.lora_folder import read_folder
+from tdm_r1.runtime.run import Run, open_run
 
 ROLE = "generator_ema"
-WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
-"""The name that `load_lora_weights` looks for in a folder."""
-PREFIX, SUFFIX = "transformer.", ".weight"
-"""Around the name of a role's tensor in that file."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +66,11 @@ def open_generator(root: str | None, lora: str | None, iteration: int | None = N
 
 
 def _exported(lora: str) -> Generator:
-    """What `tdm-r1 export` wrote: α/r is already in the product there, so the adapter's scale is 1."""
+    """What `tdm-r1 export` or `import-lora` wrote."""
     kind, _, short = lora.partition(":")
-    folder = ASSETS / short if kind == "embedded" else Path(lora)
-    if not all((folder / file).is_file() for file in (RUN_FILE, WEIGHTS_FILE)):
-        raise ConfigError(
-            f"`{folder}` is no exported generator: expected {RUN_FILE} and {WEIGHTS_FILE} in it",
-            hint="write one with `tdm-r1 export --root RUN --out FOLDER`, or take `--lora embedded:shapes_r1`",
-        )
-    config = read_config(open_store(str(folder)))
+    config, role, metadata = read_folder(ASSETS / short if kind == "embedded" else Path(lora), lora)
     numerics.apply(config.numerics, config.model.dtype)
-    adapter = config.model.adapter.model_copy(update={"alpha": float(config.model.adapter.rank)})
-    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-        name = (file.metadata() or {}).get("name", "tdm-r1")
-        role = {key.removeprefix(PREFIX).removesuffix(SUFFIX): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    model = config.model.model_copy(update={"adapter": adapter})
-    return Generator(name, lora, config.model_copy(update={"model": model}), role)
+    return Generator(metadata.get("name", "tdm-r1"), lora, config, role)
 
 
 def generator_name(iteration: int) -> str:

@@ -136,6 +136,9 @@ def create_run(root: str, config: RunConfig, *, check_model: bool = False) -> Ru
     if check_model:
         for adapter in (config.model.adapter, config.surrogate_adapter):
             Adapter(run.backbone.base(), adapter).check()
+        from tdm_r1.runtime.lora_folder import starting_role
+
+        starting_role(config, run.backbone.base(), run.source.revision)
     store.require_writable()
     if not store.write_bytes_if_absent(RUN_FILE, config_bytes(config)):
         present = read_config(store)

@@ -8,7 +8,7 @@ from tdm_r1.artifacts.records import Base, PromptSet, join_roles
 from tdm_r1.config import DistillConfig, RunConfig
 from tdm_r1.ema import average_decay, blend
 from tdm_r1.errors import NumericalError
-from tdm_r1.models.adapters import Adapter
+from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone
 from tdm_r1.models.distiller import Batch, effective, fake_loss, replay, teacher_directions
 from tdm_r1.models.levels import steps
@@ -91,14 +91,25 @@ class _Trainer:
         self.log.add(step, "generator", {"gradient_norm": generator.step(step)})
 
 
-def distill_base(prompts: PromptSet, *, backbone: Backbone, config: RunConfig, keys: Keys, progress: Progress) -> Base:
+def distill_base(
+    prompts: PromptSet,
+    *,
+    start: RoleTensors | None,
+    backbone: Backbone,
+    config: RunConfig,
+    keys: Keys,
+    progress: Progress,
+) -> Base:
     """Distil the frozen base into K steps: one fake-score step, then one generator step, `distill.steps` times.
 
     Source: TDM, arXiv 2503.06674; section 2 of the algorithm document.
+
+    Args:
+        start: an imported generator; None starts from the base.
     """
     section, adapter = config.distill, Adapter(backbone.base(), config.model.adapter)
     trainer = _Trainer(backbone, PromptTable(prompts), adapter, config, keys, MetricLog())
-    generator = RoleOptimizer("generator", adapter.new(keys, "generator"), section.generator, {})
+    generator = RoleOptimizer("generator", start or adapter.new(keys, "generator"), section.generator, {})
     fake = RoleOptimizer("fake", adapter.new(keys, "fake"), section.fake.optimizer, {})
     average = generator.tensors()
     for step in progress(range(section.steps), "distill_base"):
