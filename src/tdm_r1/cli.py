@@ -78,15 +78,23 @@ def _config(preset: str | None, pairs: list[str] | None) -> RunConfig | None:
 
 @app.command()
 def run(
-    root: Root,
+    root: OptionalRoot = None,
     preset: Annotated[str | None, typer.Option(help="Preset of a new run; none resumes the root.")] = None,
     set_: Set = None,
     isolate: Annotated[bool, typer.Option(help="One process per stage, as a cluster does.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; nothing is done or fetched.")] = False,
 ) -> None:
     """Run or resume the whole loop on this machine."""
+    from tdm_r1.runtime.command import dry_run as show
     from tdm_r1.runtime.command import run_loop
 
-    run_loop(root, _config(preset, set_), isolate=isolate)
+    config = _config(preset, set_)
+    if dry_run:
+        show(root, config)
+    elif root is None:
+        raise ConfigError("--root is missing", hint="write --root FOLDER; only --dry-run needs none")
+    else:
+        run_loop(root, config, isolate=isolate)
 
 
 @app.command()

@@ -25,6 +25,7 @@ from tdm_r1.config import (
     SurrogateConfig,
 )
 from tdm_r1.errors import ConfigError
+from tdm_r1.published import PUBLISHED
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -139,7 +140,7 @@ def plane() -> RunConfig:
 
 
 PRESETS: Final[Mapping[str, Callable[[], RunConfig]]] = MappingProxyType(
-    {function.__name__: function for function in (shapes_cpu, shapes_cpu_full, shapes_smoke, plane)}
+    {function.__name__: function for function in (shapes_cpu, shapes_cpu_full, shapes_smoke, plane, *PUBLISHED)}
 )
 
 

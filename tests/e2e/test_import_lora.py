@@ -92,7 +92,7 @@ def published(request: pytest.FixtureRequest, shared: Path) -> Published:
     name: str = request.param
     folder = once(shared / f"tiny-{name}", TINY_PIPELINES[name])
     pipeline = stock(name, folder)
-    wanted = LoraConfig(r=RANK, lora_alpha=ALPHA, init_lora_weights="gaussian", target_modules=TARGETS[name])
+    wanted = LoraConfig(r=RANK, lora_alpha=int(ALPHA), init_lora_weights="gaussian", target_modules=TARGETS[name])
     pipeline.transformer = get_peft_model(pipeline.transformer, wanted, adapter_name="tdm")
     parameters = [p for n, p in pipeline.transformer.named_parameters() if "tdm" in n and p.requires_grad]
     generator = torch.Generator().manual_seed(0)

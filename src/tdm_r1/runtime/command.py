@@ -9,7 +9,9 @@ from rich.table import Table
 from tdm_r1 import console
 from tdm_r1.artifacts.records import Evaluation
 from tdm_r1.artifacts.repository import read_manifest
+from tdm_r1.artifacts.store import open_store
 from tdm_r1.config import RunConfig
+from tdm_r1.errors import ConfigError
 from tdm_r1.kfp_outputs import parse_executor_input, write_outputs
 from tdm_r1.runtime import audit_report
 from tdm_r1.runtime.audit import audit
@@ -17,9 +19,10 @@ from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.history import write_report
 from tdm_r1.runtime.layout import Task, all_tasks, evaluation_due
 from tdm_r1.runtime.loop import in_process, isolated, loop
+from tdm_r1.runtime.plan_view import show_plan
 from tdm_r1.runtime.replay import replay
 from tdm_r1.runtime.results import RESULT_FILE, write_result
-from tdm_r1.runtime.run import Run, create_run, open_run
+from tdm_r1.runtime.run import Run, create_run, open_run, read_config
 from tdm_r1.statistics import OVERALL
 
 
@@ -40,6 +43,13 @@ def run_stage(name: str, root: str, *, iteration: int, shard: int, executor_inpu
         stop = run.stopped or iteration >= run.config.iterations
         parameters = {"done": done, "stop": "true" if stop else "false"}
         write_outputs(asked, parameters=parameters, metrics=metrics, html=html)
+
+
+def dry_run(root: str | None, config: RunConfig | None) -> None:
+    """Print the plan of a new run, or of the one that stands at the root."""
+    if config is None and root is None:
+        raise ConfigError("there is nothing to plan", hint="write --preset NAME, or --root RUN")
+    show_plan(config or read_config(open_store(root or "")))
 
 
 def _scalars(record: Evaluation) -> dict[str, float]:
