@@ -17,9 +17,12 @@ from torch import Tensor
 
 from tdm_r1.config import AdapterConfig
 from tdm_r1.errors import ConfigError
+from tdm_r1.models.factored import Factors
 from tdm_r1.rng import Keys
 
 RoleTensors = dict[str, Tensor]
+LARGE = 100_000_000
+"""Parameters of a base above which roles are applied beside it, unless the configuration says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,19 @@ class Adapter:
             tensors[f"{name}.lora_B"] = torch.zeros(out_features, rank)
         return tensors
 
+    @property
+    def factored(self) -> bool:
+        """Whether roles are applied beside the base, not as effective weights (ADR 0010)."""
+        if self.config.application == "auto":
+            return self.config.kind == "lora" and sum(tensor.numel() for tensor in self.base.values()) > LARGE
+        return self.config.kind == "lora" and self.config.application == "factored"
+
     def apply(self, role: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Effective weights of a role; gradients flow into its tensors."""
+        """What a backbone takes for a role: effective weights, or its factors; gradients flow into its tensors."""
         if self.config.kind == "full":
             return dict(role)
+        if self.factored:
+            return Factors(role, self.config.alpha / self.config.rank)
         names = [key.removesuffix(".lora_A") for key in role if key.endswith(".lora_A")]
         return {f"{name}.weight": self._weight(name, role) for name in names}
 

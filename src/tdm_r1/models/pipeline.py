@@ -16,6 +16,7 @@ from torch.func import functional_call
 from tdm_r1.config import ModelConfig
 from tdm_r1.errors import ConfigError
 from tdm_r1.models.backbone import Condition, Weights
+from tdm_r1.models.factored import applied, shares_of
 from tdm_r1.models.quiet import quiet_loading
 
 DECODE_BATCH = 64
@@ -163,7 +164,11 @@ class PipelineBackbone(ABC):
     def velocity(self, x: Tensor, sigma: Tensor, condition: Condition, weights: Weights) -> Tensor:
         given = Condition(self._cast(condition.sequence), condition.pooled.to(self._device))
         call = self._arguments(self._cast(x), sigma.to(self._device), given)
-        if not weights:
+        shares = shares_of(weights, len(x))
+        if shares is not None:
+            with applied(self._transformer, shares):
+                output = self._transformer(**call)[0]
+        elif not weights:
             output = self._transformer(**call)[0]
         else:
             output = functional_call(self._transformer, {n: self._cast(w) for n, w in weights.items()}, (), call)[0]

@@ -10,7 +10,7 @@ from tdm_r1.ema import average_decay, blend
 from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone
-from tdm_r1.models.distiller import Batch, effective, fake_loss, replay, teacher_directions
+from tdm_r1.models.distiller import Batch, effective, fake_loss, replay, teacher_directions, teacher_queries
 from tdm_r1.models.levels import steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
@@ -70,17 +70,10 @@ class _Trainer:
         fake_weights = effective(self.adapter, fake.params)
         for batch in batches:
             student = replay(self.backbone, batch, self.adapter.apply(generator.params))
-            directions = teacher_directions(
-                self.backbone,
-                student,
-                batch,
-                self.table.empty,
-                fake_weights,
-                self.keys,
-                step,
-                mode=self.section.interval,
-                guidance=self.section.guidance,
+            queries = teacher_queries(
+                student, batch, self.table.empty, fake_weights, self.keys, step, mode=self.section.interval
             )
+            directions = teacher_directions(self.backbone, queries, self.section.guidance)
             result = directed_loss(
                 student.x0, directions, normaliser(student.x0, directions.guided), self.section.huber or None
             )
