@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tdm_r1 import console, presets
+from tdm_r1 import cli_bases, console, presets
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError, TdmR1Error
+from tdm_r1.presets import parse_overrides
 from tdm_r1.runtime.reward_commands import geneval_app, scorer_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -19,24 +19,11 @@ config_app = typer.Typer(no_args_is_help=True, help="Presets and their knobs.")
 app.add_typer(config_app, name="config")
 app.add_typer(scorer_app, name="scorer")
 app.add_typer(geneval_app, name="geneval")
+cli_bases.register(app)
 
 Root = Annotated[str, typer.Option(help="Run directory: a local folder, or s3://bucket/prefix.")]
 OptionalRoot = Annotated[str | None, typer.Option("--root", help="Run directory: a local folder, or s3://….")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Set a knob: a.b=VALUE, VALUE as JSON or a bare word.")]
-
-
-def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
-    """`a.b=c` pairs to values; what is not JSON is a string."""
-    overrides: dict[str, Any] = {}
-    for pair in pairs or ():
-        key, separator, text = pair.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {pair!r} has no `=`", hint="write --set surrogate.beta=10")
-        try:
-            overrides[key] = json.loads(text)
-        except json.JSONDecodeError:
-            overrides[key] = text
-    return overrides
 
 
 @config_app.command("show")
@@ -125,15 +112,23 @@ def _config(preset: str | None, pairs: list[str] | None) -> RunConfig | None:
 
 @app.command()
 def run(
-    root: Root,
+    root: OptionalRoot = None,
     preset: Annotated[str | None, typer.Option(help="Preset of a new run; none resumes the root.")] = None,
     set_: Set = None,
     isolate: Annotated[bool, typer.Option(help="One process per stage, as a cluster does.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; nothing is done or fetched.")] = False,
 ) -> None:
     """Run or resume the whole loop on this machine."""
+    from tdm_r1.runtime.command import dry_run as show
     from tdm_r1.runtime.command import run_loop
 
-    run_loop(root, _config(preset, set_), isolate=isolate)
+    config = _config(preset, set_)
+    if dry_run:
+        show(root, config)
+    elif root is None:
+        raise ConfigError("--root is missing", hint="write --root FOLDER; only --dry-run needs none")
+    else:
+        run_loop(root, config, isolate=isolate)
 
 
 @app.command()
@@ -242,11 +237,12 @@ def export(
     root: Root,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     iteration: Iteration = None,
+    ema_list: Annotated[Path | None, typer.Option(help="Also write the list that the authors' code loads.")] = None,
 ) -> None:
     """Export a generator as a LoRA that stock diffusers loads, with a model card."""
     from tdm_r1.runtime.release import export_lora
 
-    console.OUT.print(str(export_lora(root, out, iteration=iteration)), soft_wrap=True)
+    console.OUT.print(str(export_lora(root, out, iteration=iteration, ema_list=ema_list)), soft_wrap=True)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table for people.")]

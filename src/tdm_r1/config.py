@@ -50,17 +50,33 @@ class AdapterConfig(Section):
         "attn.to_add_out",
     )
     """Linear layers that get an adapter: every module whose name ends so [paper]."""
+    application: Literal["auto", "merged", "factored"] = "auto"
+    """W + BA as one weight, or Wx + B(Ax); `auto` is the second above 100 M parameters. The last bits differ."""
 
 
 class ModelConfig(Section):
-    backbone: Literal["sd3", "plane"] = "sd3"
+    backbone: Literal["sd3", "z_image", "flux", "plane"] = "sd3"
     """Which file of `models/` runs the network."""
     source: str = "embedded:shapes"
-    """Weights: `embedded:NAME` for those in the package, else the folder of a diffusers pipeline."""
+    """Weights: `embedded:NAME` in the package, `hub:OWNER/NAME`, `s3://BUCKET/PREFIX`, or a pipeline's folder."""
+    revision: str = ""
+    """What pins the weights: a commit of the hub, else the `sha256:…` that `tdm-r1 model` prints; empty is unpinned."""
+    resolution: Count = 0
+    """Pixels per side of an image; 0 is what the base says of itself."""
+    max_tokens: Count = 0
+    """Tokens of a prompt for T5 or the language model, longer ones are cut; 0 is the pipeline's own number."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """In which the frozen base is held and computed; roles, optimizers, latents and losses stay in float32."""
     adapter: AdapterConfig = AdapterConfig()
     """How a role differs from the base."""
     fake_adapter: AdapterConfig | None = None
     """How the fake score differs from the base; none is as `adapter` says. It never leaves the run either [ours]."""
+
+    @model_validator(mode="after")
+    def _plane_is_merged(self) -> ModelConfig:
+        if self.backbone == "plane" and self.adapter.application == "factored":
+            raise ValueError("adapter.application is `factored`, but the plane has no modules to adapt")
+        return self
 
 
 class SamplerConfig(Section):
@@ -107,6 +123,10 @@ class DistillConfig(Section):
     """w of the CFG direction [TDM]."""
     huber: NonNegative = 0.0
     """Pseudo-Huber constant of the generator's loss; 0 is the squared loss."""
+    adapter: str = ""
+    """Folder of `tdm-r1 import-lora`, or its s3:// prefix: where the generator starts. With `steps` 0 it is stage 0."""
+    adapter_revision: str = ""
+    """`sha256:` and the digest of that folder; required for a prefix."""
     fake: FakeScoreConfig = FakeScoreConfig()
     """The fake score."""
     generator: AdamConfig = AdamConfig(learning_rate=7.5e-5)

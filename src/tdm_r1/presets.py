@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -25,6 +26,7 @@ from tdm_r1.config import (
     SurrogateConfig,
 )
 from tdm_r1.errors import ConfigError
+from tdm_r1.published import PUBLISHED
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -141,7 +143,7 @@ def plane() -> RunConfig:
 
 
 PRESETS: Final[Mapping[str, Callable[[], RunConfig]]] = MappingProxyType(
-    {function.__name__: function for function in (shapes_cpu, shapes_cpu_full, shapes_smoke, plane)}
+    {function.__name__: function for function in (shapes_cpu, shapes_cpu_full, shapes_smoke, plane, *PUBLISHED)}
 )
 
 
@@ -189,6 +191,20 @@ def replace(section: AnySection, values: Mapping[str, Any]) -> AnySection:
         ConfigError: for an unknown knob, or a value that its knob refuses.
     """
     return _validated(type(section), {**section.model_dump(), **values}, hint="see what it may be")
+
+
+def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
+    """`a.b=c` pairs to values; what is not JSON is a string."""
+    overrides: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, separator, text = pair.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {pair!r} has no `=`", hint="write --set surrogate.beta=10")
+        try:
+            overrides[key] = json.loads(text)
+        except json.JSONDecodeError:
+            overrides[key] = text
+    return overrides
 
 
 def _validated(section: type[AnySection], tree: Mapping[str, Any], *, hint: str) -> AnySection:

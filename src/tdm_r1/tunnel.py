@@ -89,7 +89,7 @@ class Tunnel:
     def distil(self) -> Base:
         """Stage 0."""
         return distill_base(
-            self.prompts, backbone=self.backbone, config=self.config, keys=self.keys(0), progress=silent
+            self.prompts, start=None, backbone=self.backbone, config=self.config, keys=self.keys(0), progress=silent
         )
 
     def draw(self, state: TrainingState, iteration: int) -> tuple[Rollout, Rewards]:

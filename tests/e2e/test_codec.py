@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tdm_r1.models.open import ASSETS
+from tdm_r1.models.sources import ASSETS
 from tdm_r1.pretrain.autoencoder import to_pixels
 from tdm_r1.worlds.shapes.grammar import TAGS, split
 from tdm_r1.worlds.shapes.render import render

@@ -25,14 +25,15 @@ from tdm_r1.artifacts.repository import commit
 from tdm_r1.config import EvaluationConfig
 from tdm_r1.errors import ConfigError, MissingParentError
 from tdm_r1.models.adapters import Adapter, RoleTensors
-from tdm_r1.models.open import ASSETS
 from tdm_r1.models.sampler import trajectory
+from tdm_r1.models.sources import ASSETS
 from tdm_r1.pretrain.autoencoder import new_autoencoder, standardise
 from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
 from tdm_r1.rng import Keys
 from tdm_r1.runtime.execute import execute
-from tdm_r1.runtime.generators import WEIGHTS_FILE, newest_generator, open_generator
+from tdm_r1.runtime.generators import newest_generator, open_generator
 from tdm_r1.runtime.layout import Task
+from tdm_r1.runtime.lora_folder import WEIGHTS_FILE
 from tdm_r1.runtime.measure import measure
 from tdm_r1.runtime.release import export_lora, sample_images
 from tdm_r1.runtime.run import Run, create_run

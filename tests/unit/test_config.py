@@ -14,9 +14,9 @@ from pydantic import ValidationError
 import tdm_r1
 from tdm_r1 import config as config_module
 from tdm_r1 import presets
-from tdm_r1.cli import parse_overrides
 from tdm_r1.config import RolloutConfig, RunConfig, Section
 from tdm_r1.errors import ConfigError
+from tdm_r1.presets import parse_overrides
 from tdm_r1.rewards.geneval import GenEvalScorer
 from tdm_r1.rewards.shapes import ShapesScorer
 from tests.support import tdm_r1 as command

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from tdm_r1.artifacts.records import Rewards
-from tdm_r1.models.open import ASSETS
+from tdm_r1.models.sources import ASSETS
 from tdm_r1.rewards.aggregate import aggregate
 from tdm_r1.runtime.layout import Task
 from tdm_r1.runtime.lineage import Lineage, trace

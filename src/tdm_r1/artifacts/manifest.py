@@ -61,6 +61,8 @@ class Provenance(_Frozen):
     """Root of the counter-based random keys."""
     image_digest: str | None = None
     """Digest of the container image; null outside a container."""
+    base: dict[str, str] | None = None
+    """`source`, `revision` and `licence` of the frozen base; null for a stage that does not read it."""
 
 
 class Manifest(_Frozen):

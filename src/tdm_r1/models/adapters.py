@@ -17,9 +17,12 @@ from torch import Tensor
 
 from tdm_r1.config import AdapterConfig
 from tdm_r1.errors import ConfigError
+from tdm_r1.models.factored import Factors
 from tdm_r1.rng import Keys
 
 RoleTensors = dict[str, Tensor]
+LARGE = 100_000_000
+"""Parameters of a base above which roles are applied beside it, unless the configuration says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class Adapter:
         Raises:
             ConfigError: when a configured target matches no layer of the base.
         """
+        return sorted(self.modules())
+
+    def modules(self) -> list[str]:
+        """The same in the network's own order."""
         names = [
             name.removesuffix(".weight") for name, w in self.base.items() if name.endswith(".weight") and w.ndim == 2
         ]
@@ -53,12 +60,12 @@ class Adapter:
                     f"model.adapter.targets holds {target!r}, but no linear layer of the base ends so",
                     hint=f"the base has e.g. {', '.join(sorted(names)[:4])}",
                 )
-        return sorted(name for name in names if name.endswith(self.config.targets))
+        return [name for name in names if name.endswith(self.config.targets)]
 
     def new(self, keys: Keys, role: str) -> RoleTensors:
         """Tensors of a role that equals the base: Gaussian A of deviation 1/r and zero B, or a copy."""
         if self.config.kind == "full":
-            return {name: tensor.detach().clone() for name, tensor in self.base.items()}
+            return {name: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in self.base.items()}
         rank = self.config.rank
         tensors: RoleTensors = {}
         for name in self.targets():
@@ -68,15 +75,24 @@ class Adapter:
             tensors[f"{name}.lora_B"] = torch.zeros(out_features, rank)
         return tensors
 
+    @property
+    def factored(self) -> bool:
+        """Whether roles are applied beside the base, not as effective weights (ADR 0010)."""
+        if self.config.application == "auto":
+            return self.config.kind == "lora" and sum(tensor.numel() for tensor in self.base.values()) > LARGE
+        return self.config.kind == "lora" and self.config.application == "factored"
+
     def apply(self, role: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Effective weights of a role; gradients flow into its tensors."""
+        """What a backbone takes for a role: effective weights, or its factors; gradients flow into its tensors."""
         if self.config.kind == "full":
             return dict(role)
-        scale = self.config.alpha / self.config.rank
+        if self.factored:
+            return Factors(role, self.config.alpha / self.config.rank)
         names = [key.removesuffix(".lora_A") for key in role if key.endswith(".lora_A")]
-        return {
-            f"{name}.weight": torch.addmm(
-                self.base[f"{name}.weight"], role[f"{name}.lora_B"], role[f"{name}.lora_A"], alpha=scale
-            )
-            for name in names
-        }
+        return {f"{name}.weight": self._weight(name, role) for name in names}
+
+    def _weight(self, name: str, role: Mapping[str, Tensor]) -> Tensor:
+        """W + (α/r) B A where the base lies, in the role's own precision."""
+        base, down, up = self.base[f"{name}.weight"], role[f"{name}.lora_A"], role[f"{name}.lora_B"]
+        scale = self.config.alpha / self.config.rank
+        return torch.addmm(base.to(up.dtype), up.to(base.device), down.to(base.device), alpha=scale)

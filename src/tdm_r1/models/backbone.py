@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 Weights = Mapping[str, Tensor]
-"""Effective parameters of a role, by the network's own names; what is absent is the base's."""
+"""A role: its effective parameters by the network's own names, what is absent being the base's; or, for networks with
+modules, its factors (`models/factored.py`)."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tdm_r1.config import FakeScoreConfig
 from tdm_r1.models.adapters import Adapter
 from tdm_r1.models.backbone import Backbone, Condition, Weights
 from tdm_r1.models.levels import Step, own_levels
-from tdm_r1.models.sampler import paired_velocity, velocity_at
+from tdm_r1.models.sampler import Query, answers, velocity_at
 from tdm_r1.objectives.distillation import Directions, FakeScore, distillation_directions, fake_score_loss
 from tdm_r1.rng import Counter, Keys
 from tdm_r1.sampling import predict_noise, predict_x0, renoise
@@ -85,30 +85,30 @@ def replay(backbone: Backbone, batch: Batch, weights: Weights) -> Student:
 
 
 @torch.no_grad()
-def teacher_directions(
-    backbone: Backbone,
-    student: Student,
-    batch: Batch,
-    empty: Condition,
-    fake: Weights,
-    keys: Keys,
-    *counters: int,
-    mode: Interval,
-    guidance: float,
-) -> Directions:
-    """δ_KL and δ_CFG at a fresh level τ above the student's own next state."""
+def teacher_queries(
+    student: Student, batch: Batch, empty: Condition, fake: Weights, keys: Keys, *counters: int, mode: Interval
+) -> list[Query]:
+    """Teacher with and without the prompt, and fake score, at a fresh level τ above the student's own next state."""
     ids = batch.sample_ids
     level = own_levels(batch.step, keys, "generator", ids, *counters, mode=mode)
     noise = keys.normals("generator/noise", ids, *counters, shape=tuple(batch.x.shape[1:]))
     x_level = renoise(student.x_next, noise, batch.step.sigma_next, level)
-    real_c, real_null = paired_velocity(backbone, x_level, level, batch.condition, empty, {})
-    fake_c = velocity_at(backbone, x_level, level, batch.condition, fake)
-    return distillation_directions(
-        predict_x0(x_level, real_c, level),
-        predict_x0(x_level, real_null, level),
-        predict_x0(x_level, fake_c, level),
-        guidance,
-    )
+    base: Weights = {}
+    asked = ((batch.condition, base), (batch.condition.null(empty), base), (batch.condition, fake))
+    return [Query(x_level, level, condition, weights) for condition, weights in asked]
+
+
+@torch.no_grad()
+def estimates(queries: Sequence[Query], velocities: Sequence[Tensor]) -> list[Tensor]:
+    """x̂_0 of each query from its answer."""
+    return [predict_x0(query.x, v, query.sigma) for query, v in zip(queries, velocities, strict=True)]
+
+
+@torch.no_grad()
+def teacher_directions(backbone: Backbone, queries: Sequence[Query], guidance: float) -> Directions:
+    """δ_KL and δ_CFG of `teacher_queries`."""
+    real_c, real_null, fake_c = estimates(queries, answers(backbone, queries))
+    return distillation_directions(real_c, real_null, fake_c, guidance)
 
 
 def effective(adapter: Adapter, params: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,39 +1,32 @@
-"""From `model.source` to a backbone."""
+"""From `model` to a backbone."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from tdm_r1.config import ModelConfig
-from tdm_r1.errors import ConfigError
 from tdm_r1.models.backbone import Backbone
+from tdm_r1.models.sources import open_source
 
-ASSETS = Path(__file__).parents[1] / "assets"
-"""Weights that ship with the package."""
+if TYPE_CHECKING:
+    from tdm_r1.models.pipeline import PipelineBackbone
 
-
-def source_folder(config: ModelConfig) -> Path:
-    """The pipeline folder that a configuration names.
-
-    Raises:
-        ConfigError: when there is no such folder.
-    """
-    kind, _, name = config.source.partition(":")
-    folder = ASSETS / name if kind == "embedded" else Path(config.source)
-    if not folder.is_dir():
-        raise ConfigError(
-            f"model.source is {config.source!r}, but `{folder}` is no folder",
-            hint="give a local diffusers folder, or train the embedded one with `tdm-r1 pretrain --world shapes`",
-        )
-    return folder
+BACKBONES: Final = {"sd3": "SD3Backbone", "z_image": "ZImageBackbone", "flux": "FluxBackbone"}
+"""Class by the name of its file in this folder."""
 
 
-def open_backbone(config: ModelConfig) -> Backbone:
-    """Load the frozen base."""
+def pipeline_backbone(name: str) -> type[PipelineBackbone]:
+    """The class that runs diffusers pipelines of a kind."""
+    found: type[PipelineBackbone] = getattr(import_module(f"tdm_r1.models.{name}"), BACKBONES[name])
+    return found
+
+
+def open_backbone(config: ModelConfig, device: str = "cpu") -> Backbone:
+    """Load the frozen base, after checking that it is the one that is pinned."""
+    folder = open_source(config).folder
     if config.backbone == "plane":
         from tdm_r1.models.plane import PlaneBackbone
 
-        return PlaneBackbone.open(source_folder(config))
-    from tdm_r1.models.sd3 import SD3Backbone
-
-    return SD3Backbone(source_folder(config))
+        return PlaneBackbone.open(folder)
+    return pipeline_backbone(config.backbone)(folder, config, device)

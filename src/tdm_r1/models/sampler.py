@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
 
 from tdm_r1.config import SamplerConfig
 from tdm_r1.models.backbone import Backbone, Condition, Weights, concatenate
+from tdm_r1.models.factored import Factors, Rows, Share
 from tdm_r1.sampling import dpmpp2m_step, euler_step, guide, predict_x0, sigma_grid
 
 
@@ -26,6 +29,43 @@ def paired_velocity(
     levels = torch.cat([sigma, sigma]) if isinstance(sigma, Tensor) else sigma
     v_c, v_null = velocity_at(backbone, torch.cat([x, x]), levels, both, weights).chunk(2)
     return v_c, v_null
+
+
+@dataclass(frozen=True)
+class Query:
+    """One role asked about one batch."""
+
+    x: Tensor
+    """[N, C, H, W]."""
+    sigma: Tensor
+    """[N]."""
+    condition: Condition
+    weights: Weights
+
+
+def answers(backbone: Backbone, queries: Sequence[Query]) -> list[Tensor]:
+    """The velocity of each query.
+
+    Roles beside the base are asked in one pass over the rows of all queries; other roles one after the other, where
+    queries of one role that follow each other share a call.
+    """
+    if any(isinstance(query.weights, Factors) for query in queries) and all(
+        isinstance(query.weights, Factors) or not query.weights for query in queries
+    ):
+        roles = [query.weights if isinstance(query.weights, Factors) else None for query in queries]
+        return _asked(backbone, queries, Rows([Share(len(q.x), r) for q, r in zip(queries, roles, strict=True)]))
+    found: list[Tensor] = []
+    for _, same in groupby(queries, key=lambda query: id(query.weights)):
+        together = list(same)
+        found += _asked(backbone, together, together[0].weights)
+    return found
+
+
+def _asked(backbone: Backbone, queries: Sequence[Query], weights: Weights) -> list[Tensor]:
+    """One call for the rows of all these."""
+    x, sigma = torch.cat([query.x for query in queries]), torch.cat([query.sigma for query in queries])
+    condition = concatenate(*(query.condition for query in queries))
+    return list(velocity_at(backbone, x, sigma, condition, weights).split([len(query.x) for query in queries]))
 
 
 @torch.no_grad()

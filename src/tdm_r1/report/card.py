@@ -19,6 +19,10 @@ class Card:
     """`tdm` for stage 0's generator, `tdm-r1` for a reinforced one."""
     source: str
     """Address of the base as the configuration gives it."""
+    revision: str
+    """Of the base: a commit, or the digest of its folder."""
+    licence: str
+    """Of the base, as its own card says; the adapter is bound by it too."""
     base_python: str
     """Python expression of the base's folder."""
     base_digests: Mapping[str, str]
@@ -42,8 +46,12 @@ class Card:
     """What the pipeline is given, before the scheduler's shift."""
     grid: Sequence[float]
     """The K+1 levels that come of it."""
-    t5: bool
-    """Whether the base has its third text encoder."""
+    pipeline: str
+    """Class of the base in diffusers."""
+    absent: Sequence[str]
+    """Its parts that the base comes without."""
+    call: Mapping[str, Any]
+    """What the pipeline is called with beside prompt, steps and sigmas."""
     row: Mapping[str, Any] | None
     """Its line of the result table; None when it was not evaluated."""
     suite: str
@@ -71,7 +79,7 @@ A few-step text-to-image generator after {{ c.iteration }} iterations of TDM-R1 
 {% else %}
 A few-step text-to-image generator distilled by TDM (arXiv 2503.06674), before any reward.
 {% endif %}
-It is a LoRA on a frozen Stable Diffusion 3 base and samples in {{ c.steps }} network evaluations, without guidance.
+It is a LoRA on a frozen base and samples in {{ c.steps }} network evaluations, without guidance.
 The factor alpha/rank is already multiplied into `lora_B`, so it loads with scale 1.
 
 ## Use
@@ -84,27 +92,28 @@ from importlib.resources import files  # the base lies in the package tdm-r1
 
 {% endif %}
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, {{ c.pipeline }}
 
 base = {{ c.base_python }}
 adapter = {{ "%r" % c.adapter }}  # this folder
-pipe = StableDiffusion3Pipeline.from_pretrained(base{{ "" if c.t5 else ", text_encoder_3=None, tokenizer_3=None" }})
+pipe = {{ c.pipeline }}.from_pretrained(base{% for part in c.absent %}, {{ part }}=None{% endfor %})
 pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(adapter, subfolder="scheduler")
 pipe.load_lora_weights(adapter)
 image = pipe(
     {{ "%r" % c.prompt }},
     num_inference_steps={{ c.steps }},
     sigmas={{ c.sigmas }},
-    guidance_scale=1.0,
-    max_sequence_length={{ 256 if c.t5 else 0 }},
+{% for name, value in c.call.items() %}
+    {{ name }}={{ value }},
+{% endfor %}
     generator=torch.Generator().manual_seed(0),
 ).images[0]
 image.save("image.png")
 ```
 
 The scheduler shifts these sigmas by {{ c.shift }} to the levels it was trained at: {{ c.grid | join(", ") }}.
-Other step counts, other sigmas or a guidance scale above 1 were never trained.
-{% if not c.t5 %}
+Other step counts, other sigmas or any guidance were never trained.
+{% if "text_encoder_3" in c.absent %}
 `max_sequence_length=0` matters: the base has no T5, and without it the pipeline appends 256 zero tokens.
 {% endif %}
 
@@ -132,6 +141,8 @@ This iteration was not evaluated.
 | | |
 |---|---|
 | base | `{{ c.source }}` |
+| its revision | `{{ c.revision }}` |
+| its licence | {{ c.licence }} |
 {% for file, digest in c.base_digests.items() %}
 | sha256 of its `{{ file }}` | `{{ digest }}` |
 {% endfor %}

@@ -60,6 +60,15 @@ class Judges:
         sections = self.config.scorers.items()
         return {name: open_scorer(section.use or name, section.options) for name, section in sections}
 
+    def require(self) -> None:
+        """Refuse what is not installed or not understood before anything is computed.
+
+        Raises:
+            ScorerError: for a scorer that no installed package declares.
+            ConfigError: for an option that a scorer refuses.
+        """
+        _ = self.scorers
+
     @cached_property
     def cache(self) -> ScoreCache | None:
         return open_cache()

@@ -9,7 +9,9 @@ from rich.table import Table
 from tdm_r1 import console
 from tdm_r1.artifacts.records import Evaluation
 from tdm_r1.artifacts.repository import read_manifest
+from tdm_r1.artifacts.store import open_store
 from tdm_r1.config import RunConfig
+from tdm_r1.errors import ConfigError
 from tdm_r1.kfp_outputs import parse_executor_input, write_outputs
 from tdm_r1.runtime import audit_report
 from tdm_r1.runtime.audit import audit
@@ -17,9 +19,11 @@ from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.history import write_report
 from tdm_r1.runtime.layout import VARIANTS, Task, all_tasks, evaluation_due, variant_tasks
 from tdm_r1.runtime.loop import in_process, isolated, loop
+from tdm_r1.runtime.plan_view import show_plan
 from tdm_r1.runtime.replay import replay
 from tdm_r1.runtime.results import RESULT_FILE, write_result
 from tdm_r1.runtime.run import Run, create_run, open_run
+from tdm_r1.runtime.run_file import read_config
 from tdm_r1.runtime.stage_view import View, pointer_of, view_of
 from tdm_r1.runtime.variants import listed_variants, open_variant
 from tdm_r1.statistics import OVERALL
@@ -39,6 +43,13 @@ def run_stage(name: str, root: str, *, iteration: int, shard: int, variant: str,
         view = view_of(run, task) if manifest else View({}, "<p>This iteration is not evaluated.</p>")
         record = (manifest.to_bytes(), pointer_of(run, task, manifest)) if manifest else None
         write_outputs(asked, parameters=parameters, metrics=view.metrics, html=view.html, record=record)
+
+
+def dry_run(root: str | None, config: RunConfig | None) -> None:
+    """Print the plan of a new run, or of the one that stands at the root."""
+    if config is None and root is None:
+        raise ConfigError("there is nothing to plan", hint="write --preset NAME, or --root RUN")
+    show_plan(config or read_config(open_store(root or "")))
 
 
 def run_loop(root: str, config: RunConfig | None, *, isolate: bool) -> None:

@@ -26,6 +26,7 @@ from tdm_r1.artifacts.repository import commit, read_manifest
 from tdm_r1.models.progress import Progress, silent
 from tdm_r1.rng import Keys
 from tdm_r1.runtime.layout import Task, check, generator_after, generator_before, shard_tasks, window
+from tdm_r1.runtime.lora_folder import starting_role
 from tdm_r1.runtime.numerics import library_versions
 from tdm_r1.runtime.run import AnyRecord, Run
 from tdm_r1.stages.distill_base import distill_base
@@ -80,7 +81,12 @@ def _encode_prompts(inputs: Inputs) -> Record:
 def _distill_base(inputs: Inputs) -> Record:
     run = inputs.run
     return distill_base(
-        inputs.prompts(), backbone=run.backbone, config=run.config, keys=inputs.keys, progress=inputs.progress
+        inputs.prompts(),
+        start=starting_role(run.config, run.backbone.base(), run.source.revision),
+        backbone=run.backbone,
+        config=run.config,
+        keys=inputs.keys,
+        progress=inputs.progress,
     )
 
 
@@ -182,6 +188,7 @@ def execute(run: Run, task: Task, *, progress: Progress = silent, version: int |
         seconds=time.monotonic() - clock,
         seed_root=run.config.seed,
         image_digest=os.environ.get("TDM_R1_IMAGE_DIGEST"),
+        base=None if task.stage == "reward_scoring" else run.source.facts(),
     )
     return commit(
         run.store,

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from torch import Tensor
-
 from tdm_r1.artifacts.manifest import Manifest
 from tdm_r1.artifacts.records import Base, GeneratorState, role_tensors
 from tdm_r1.artifacts.repository import read_manifest
-from tdm_r1.artifacts.schema import check_tensor
-from tdm_r1.artifacts.store import open_store
-from tdm_r1.artifacts.tensors import open_tensors, tensors_of
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError, MissingParentError
 from tdm_r1.models.adapters import RoleTensors
 from tdm_r1.models.backbone import Backbone
-from tdm_r1.models.open import ASSETS, open_backbone
+from tdm_r1.models.open import open_backbone
+from tdm_r1.models.sources import ASSETS
 from tdm_r1.runtime import numerics
-from tdm_r1.runtime.layout import RUN_FILE, generator_after
+from tdm_r1.runtime.layout import generator_after
+from tdm_r1.runtime.lora_folder import read_folder, unscaled
 from tdm_r1.runtime.run import Run, digest_of, open_run
-from tdm_r1.runtime.run_file import read_config
 
 ROLE = "generator_ema"
-WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
-"""The name that `load_lora_weights` looks for in a folder."""
-PREFIX, SUFFIX = "transformer.", ".weight"
-"""Around the name of a role's tensor in that file."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +44,7 @@ class Generator:
 
     @cached_property
     def backbone(self) -> Backbone:
-        return open_backbone(self.config.model)
+        return open_backbone(self.config.model, self.config.numerics.device)
 
 
 def open_generator(root: str | None, lora: str | None, iteration: int | None = None) -> Generator:
@@ -85,50 +76,13 @@ def open_generator(root: str | None, lora: str | None, iteration: int | None = N
 
 
 def _exported(lora: str) -> Generator:
-    """What `tdm-r1 export` wrote: α/r is already in the product there, so the adapter's scale is 1."""
+    """What `tdm-r1 export` or `import-lora` wrote."""
     kind, _, short = lora.partition(":")
-    folder = ASSETS / short if kind == "embedded" else Path(lora)
-    if not all((folder / file).is_file() for file in (RUN_FILE, WEIGHTS_FILE)):
-        raise ConfigError(
-            f"`{folder}` is no exported generator: expected {RUN_FILE} and {WEIGHTS_FILE} in it",
-            hint="write one with `tdm-r1 export --root RUN --out FOLDER`, or take `--lora embedded:shapes_r1`",
-        )
-    config = read_config(open_store(str(folder)))
-    exported = read_lora(folder / WEIGHTS_FILE)
-    numerics.apply(config.numerics)
-    adapter = config.model.adapter.model_copy(update={"alpha": float(config.model.adapter.rank)})
-    role = {name.removeprefix(PREFIX).removesuffix(SUFFIX): tensor for name, tensor in exported.tensors.items()}
-    changed = config.model_copy(update={"model": config.model.model_copy(update={"adapter": adapter})})
+    config, exported = read_folder(ASSETS / short if kind == "embedded" else Path(lora), lora)
+    numerics.apply(config.numerics, config.model.dtype)
     digest = digest_of(config.model_dump(mode="json"))
-    return Generator(exported.name, lora, changed, role, digest, iteration=exported.iteration, record=exported.record)
-
-
-@dataclass(frozen=True)
-class ExportedLora:
-    """A LoRA file and what its metadata says of its origin; None where it says nothing that can be."""
-
-    name: str
-    iteration: int | None
-    record: str | None
-    tensors: dict[str, Tensor]
-
-
-def read_lora(path: Path) -> ExportedLora:
-    """Read a safetensors file that `tdm-r1 export` wrote.
-
-    Raises:
-        CorruptArtifactError: when it is none, or holds NaN or infinities.
-    """
-    with open_tensors(path) as file:
-        about = file.metadata() or {}
-        tensors = {name: check_tensor(tensor, f"`{path}`[{name!r}]", None).clone() for name, tensor in tensors_of(file)}
-    iteration, record = about.get("iteration", ""), about.get("record", "")
-    return ExportedLora(
-        about.get("name", "tdm-r1"),
-        int(iteration) if re.fullmatch(r"[0-9]{1,5}", iteration) else None,
-        record if re.fullmatch(r"[0-9a-f]{64}", record) else None,
-        tensors,
-    )
+    where = (None, exported.iteration, exported.record)
+    return Generator(exported.name, lora, unscaled(config), exported.role, digest, *where)
 
 
 def generator_name(iteration: int) -> str:

@@ -15,7 +15,7 @@ from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.artifacts.seal import canonical_json
 from tdm_r1.artifacts.tombstone import read_tombstone
 from tdm_r1.errors import ArtifactError, ConfigError
-from tdm_r1.models.open import source_folder
+from tdm_r1.models.sources import source_folder
 from tdm_r1.rewards.aggregate import aggregate
 from tdm_r1.runtime.generators import newest_generator
 from tdm_r1.runtime.layout import RUN_FILE, Task, check, generator_after, shard_tasks
@@ -217,7 +217,7 @@ def _wrong_configurations(expected: str, nodes: dict[str, Node]) -> Iterator[str
 def base_weights(run: Run) -> Weights:
     """Hash the safetensors of the pipeline that the run starts from, where it is here."""
     try:
-        folder = source_folder(run.config.model)
+        folder = source_folder(run.config.model, fetch=False)
     except ConfigError:
         return Weights(run.config.model.source, {})
     files = sorted(folder.rglob("*.safetensors"))

@@ -61,6 +61,7 @@ def loop(run: Run, executor: Executor = in_process, progress: Progress = silent)
     A STOP is honoured between iterations, so that none is left half done; killing the process at any
     point costs the running stage and nothing else.
     """
+    run.judges.require()
     tasks = all_tasks(run.config)
     begun: int = 0
     for position, task in enumerate(tasks):

@@ -14,18 +14,47 @@ from tdm_r1.errors import ConfigError
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pyarrow", "numpy", "opencv-python-headless")
 
 
-def apply(config: NumericsConfig) -> None:
+def apply(config: NumericsConfig, dtype: str = "float32") -> None:
     """Fix the thread count and ask for deterministic kernels.
 
+    Args:
+        dtype: in which the base will be computed.
+
     Raises:
-        ConfigError: when the configured device is not there.
+        ConfigError: when the configured device is not there, or lacks this dtype.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "numerics.device is `cuda` but this machine has no CUDA device", hint="set numerics.device=cpu"
         )
+    require_dtype(config.device, dtype)
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
+
+
+@cache
+def require_dtype(device: str, dtype: str) -> None:
+    """Try what a transformer and a decoder do, on a handful of numbers.
+
+    Raises:
+        ConfigError: when the device cannot compute so, or would only emulate it.
+    """
+    kind = getattr(torch, dtype)
+    try:
+        x = torch.ones(1, 1, 8, 8, device=device).to(kind)
+        torch.nn.functional.scaled_dot_product_attention(x @ x, x, torch.nn.functional.conv2d(x, x[..., :1, :1]))
+        emulated = device == "cuda" and kind == torch.bfloat16 and not torch.cuda.is_bf16_supported(False)
+    except (RuntimeError, NotImplementedError) as error:
+        raise _lacks(device, dtype) from error
+    if emulated:
+        raise _lacks(device, dtype)
+
+
+def _lacks(device: str, dtype: str) -> ConfigError:
+    return ConfigError(
+        f"model.dtype is `{dtype}`, but the device `{device}` of this machine cannot compute in it",
+        hint="set model.dtype=float32, or float16 on a GPU before Ampere",
+    )
 
 
 @cache

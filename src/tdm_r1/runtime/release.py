@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
 from tdm_r1.artifacts.manifest import Manifest, sha256_of
 from tdm_r1.artifacts.picture import Stamp, pixel_digest, write_png
 from tdm_r1.artifacts.records import Evaluation, PromptSet
 from tdm_r1.artifacts.repository import read_manifest
-from tdm_r1.config import AdapterConfig, RunConfig, SamplerConfig
+from tdm_r1.config import RunConfig, SamplerConfig
 from tdm_r1.errors import ConfigError
-from tdm_r1.models.adapters import Adapter
+from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Condition
-from tdm_r1.models.open import source_folder
+from tdm_r1.models.lora_files import LIST_KEY, list_of
+from tdm_r1.models.open import BACKBONES, pipeline_backbone
 from tdm_r1.models.sampler import trajectory
-from tdm_r1.models.sd3 import lacks_t5
 from tdm_r1.report.card import Card, model_card
 from tdm_r1.report.sheet import contact_sheet
 from tdm_r1.rng import Keys
-from tdm_r1.runtime.generators import (
-    PREFIX,
-    SUFFIX,
-    WEIGHTS_FILE,
-    Generator,
-    generator_name,
-    load_generator,
-    newest_generator,
-)
-from tdm_r1.runtime.layout import RUN_FILE, Task, evaluation_due, generator_after
+from tdm_r1.runtime.generators import Generator, generator_name, load_generator, newest_generator
+from tdm_r1.runtime.layout import Task, evaluation_due, generator_after
+from tdm_r1.runtime.lora_folder import write_folder
 from tdm_r1.runtime.results import rows_of
-from tdm_r1.runtime.run import Run, config_bytes, open_run
+from tdm_r1.runtime.run import Run, open_run
 from tdm_r1.sampling import sigma_grid, unshift
 from tdm_r1.statistics import OVERALL
+
+AUTHORS_SCALE = 2.0
+"""α/r of rank 32 and α 64, with which the authors' code reads a list [code]."""
 
 
 def sample_images(generator: Generator, prompts: Sequence[str], out: Path, *, count: int, seed: int) -> Path:
@@ -86,19 +81,6 @@ def _draw(generator: Generator, prompts: Sequence[str], *, count: int, keys: Key
     return backbone.decode(path[:, -1])
 
 
-def diffusers_lora(role: Mapping[str, Tensor], adapter: AdapterConfig) -> dict[str, Tensor]:
-    """The tensors of a role by the names of diffusers and peft.
-
-    peft applies (lora_alpha / r) · B · A, and diffusers takes lora_alpha = r when the file does not say
-    otherwise; so our α/r is multiplied into B, and every loader agrees about the product.
-    """
-    scale, found = adapter.alpha / adapter.rank, {}
-    for name, tensor in role.items():
-        stored = tensor * scale if name.endswith(".lora_B") else tensor
-        found[f"{PREFIX}{name}{SUFFIX}"] = stored.contiguous()
-    return found
-
-
 def stock_sigmas(sampler: SamplerConfig) -> list[float]:
     """`sigmas=` for a FlowMatchEulerDiscreteScheduler of our shift, which then walks our σ grid.
 
@@ -108,7 +90,7 @@ def stock_sigmas(sampler: SamplerConfig) -> list[float]:
     return [round(unshift(sigma, sampler.shift), 9) for sigma in grid[:-1]]
 
 
-def export_lora(root: str, out: Path, *, iteration: int | None) -> Path:
+def export_lora(root: str, out: Path, *, iteration: int | None, ema_list: Path | None = None) -> Path:
     """Write a committed generator as a folder that stock diffusers loads, with a model card.
 
     The folder holds the LoRA, `scheduler/scheduler_config.json`, README.md, whose code samples without this
@@ -116,32 +98,39 @@ def export_lora(root: str, out: Path, *, iteration: int | None) -> Path:
 
     Args:
         iteration: whose generator; None for the newest, 0 for the one before any reward.
+        ema_list: file to write as well, the list without names that the authors' code starts from.
 
     Raises:
-        ConfigError: when this generator is no LoRA of an SD3 base sampled by Euler steps.
+        ConfigError: when this generator is no LoRA of a diffusers pipeline sampled by Euler steps.
     """
     run = open_run(root)
     require_exportable(run.config)
     iteration = newest_generator(run) if iteration is None else iteration
     role, manifest = load_generator(run, iteration)
-    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
-    scheduler |= {"shift": run.config.sampler.shift, "use_dynamic_shifting": False}
-    (out / "scheduler").mkdir(parents=True, exist_ok=True)
-    (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
-    origin = {"format": "pt", "name": generator_name(iteration), "iteration": str(iteration), "record": manifest.digest}
-    save_file(diffusers_lora(role, run.config.model.adapter), out / WEIGHTS_FILE, metadata=origin)
-    (out / RUN_FILE).write_bytes(config_bytes(run.config))
+    origin = {"name": generator_name(iteration), "iteration": str(iteration), "record": manifest.digest}
+    base = {"base_source": run.source.address, "base_revision": run.source.revision}
+    write_folder(out, role, run.config, {**origin, **base})
+    if ema_list is not None:
+        write_ema_list(ema_list, role, Adapter(run.backbone.base(), run.config.model.adapter))
     (out / "README.md").write_text(model_card(_card(run, out, iteration, manifest)), encoding="utf-8")
     return out
+
+
+def write_ema_list(file: Path, role: RoleTensors, adapter: Adapter) -> None:
+    """`ema_parameters` for α/r = 2, which the authors' code applies, and the decay it resumes with."""
+    scale = adapter.config.alpha / adapter.config.rank / AUTHORS_SCALE
+    scaled = {name: tensor * scale if name.endswith(".lora_B") else tensor for name, tensor in role.items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"decay": 0.9, LIST_KEY: list_of(scaled, adapter.modules())}, file)
 
 
 def require_exportable(config: RunConfig) -> None:
     """Refuse what stock diffusers could not sample as we do."""
     model = config.model
-    if model.backbone != "sd3":
+    if model.backbone not in BACKBONES:
         raise ConfigError(
             f"model.backbone is `{model.backbone}`, which is no diffusers pipeline: nothing could load the export",
-            hint="export a run of an `sd3` preset, such as shapes_cpu",
+            hint="export a run of a diffusers backbone, such as shapes_cpu",
         )
     if model.adapter.kind != "lora":
         raise ConfigError(
@@ -157,12 +146,15 @@ def require_exportable(config: RunConfig) -> None:
 
 
 def _card(run: Run, out: Path, iteration: int, manifest: Manifest) -> Card:
-    config, folder = run.config, source_folder(run.config.model)
+    config, folder = run.config, run.source.folder
     row, judged = _result_row(run, iteration)
+    backbone = pipeline_backbone(config.model.backbone)
     sampler = config.sampler
     return Card(
         name=generator_name(iteration),
         source=config.model.source,
+        revision=run.source.revision,
+        licence=run.source.licence,
         base_python=base_expression(config),
         base_digests={
             f"transformer/{file.name}": sha256_of(file)
@@ -181,7 +173,9 @@ def _card(run: Run, out: Path, iteration: int, manifest: Manifest) -> Card:
         shift=sampler.shift,
         sigmas=stock_sigmas(sampler),
         grid=[round(sigma, 5) for sigma in sigma_grid(sampler.steps, sampler.shift, replicate=sampler.replicate)],
-        t5=not lacks_t5(folder),
+        pipeline=backbone.pipeline,
+        absent=backbone.absent(folder),
+        call=backbone.stock_call(folder, config.model),
         row=row,
         suite=config.world,
         judged=judged,
@@ -190,8 +184,10 @@ def _card(run: Run, out: Path, iteration: int, manifest: Manifest) -> Card:
 
 
 def base_expression(config: RunConfig) -> str:
-    """Python that names the base's folder: inside the installed package, or as the configuration gives it."""
+    """Python that names the base: inside the installed package, on the hub, or as the configuration gives it."""
     kind, _, name = config.model.source.partition(":")
+    if kind == "hub":
+        return f"{name!r}  # at revision {config.model.revision}"
     return f'str(files("tdm_r1") / "assets" / "{name}")' if kind == "embedded" else repr(config.model.source)
 
 

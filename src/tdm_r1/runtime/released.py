@@ -12,10 +12,10 @@ from torch import Tensor
 from tdm_r1.artifacts.picture import pixel_digest, read_png
 from tdm_r1.artifacts.store import open_store
 from tdm_r1.errors import ConfigError
-from tdm_r1.runtime.generators import WEIGHTS_FILE, ExportedLora, load_generator, read_lora
+from tdm_r1.runtime.generators import load_generator
 from tdm_r1.runtime.layout import RUN_FILE
 from tdm_r1.runtime.lineage import Lineage, Released, trace
-from tdm_r1.runtime.release import diffusers_lora
+from tdm_r1.runtime.lora_folder import WEIGHTS_FILE, ExportedLora, diffusers_lora, read_lora
 from tdm_r1.runtime.run import Run, digest_of, open_run
 from tdm_r1.runtime.run_file import read_config
 

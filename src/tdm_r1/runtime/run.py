@@ -22,6 +22,7 @@ from tdm_r1.errors import MissingParentError, RootMismatchError
 from tdm_r1.models.adapters import Adapter
 from tdm_r1.models.backbone import Backbone
 from tdm_r1.models.open import open_backbone
+from tdm_r1.models.sources import Source, open_source
 from tdm_r1.rewards.judges import Judges
 from tdm_r1.runtime import numerics
 from tdm_r1.runtime.layout import RUN_FILE, STOP_FILE, Task
@@ -38,15 +39,20 @@ class Run:
         self.config = config
         self._kept: OrderedDict[str, tuple[Record, Manifest]] = OrderedDict()
         self._room = 8 + 2 * config.rollout.shards * (config.surrogate.replay + 1)
-        numerics.apply(config.numerics)
+        numerics.apply(config.numerics, config.model.dtype)
 
     @property
     def root(self) -> str:
         return self.store.root
 
     @cached_property
+    def source(self) -> Source:
+        """The base's weights as they lie here, checked against what is pinned."""
+        return open_source(self.config.model)
+
+    @cached_property
     def backbone(self) -> Backbone:
-        return open_backbone(self.config.model)
+        return open_backbone(self.config.model, self.config.numerics.device)
 
     @cached_property
     def judges(self) -> Judges:
@@ -130,6 +136,9 @@ def create_run(root: str, config: RunConfig, *, check_model: bool = False) -> Ru
     if check_model:
         for adapter in (config.model.adapter, config.surrogate_adapter):
             Adapter(run.backbone.base(), adapter).check()
+        from tdm_r1.runtime.lora_folder import starting_role
+
+        starting_role(config, run.backbone.base(), run.source.revision)
     store.require_writable()
     if not store.write_bytes_if_absent(RUN_FILE, config_bytes(config)):
         present = read_config(store)

@@ -8,9 +8,9 @@ from tdm_r1.artifacts.records import Base, PromptSet, join_roles
 from tdm_r1.config import DistillConfig, RunConfig
 from tdm_r1.ema import average_decay, blend
 from tdm_r1.errors import NumericalError
-from tdm_r1.models.adapters import Adapter
+from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone
-from tdm_r1.models.distiller import Batch, effective, fake_loss, replay, teacher_directions
+from tdm_r1.models.distiller import Batch, effective, fake_loss, replay, teacher_directions, teacher_queries
 from tdm_r1.models.levels import steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
@@ -71,17 +71,10 @@ class _Trainer:
         fake_weights = effective(self.fake_adapter, fake.params)
         for batch in batches:
             student = replay(self.backbone, batch, self.adapter.apply(generator.params))
-            directions = teacher_directions(
-                self.backbone,
-                student,
-                batch,
-                self.table.empty,
-                fake_weights,
-                self.keys,
-                step,
-                mode=self.section.interval,
-                guidance=self.section.guidance,
+            queries = teacher_queries(
+                student, batch, self.table.empty, fake_weights, self.keys, step, mode=self.section.interval
             )
+            directions = teacher_directions(self.backbone, queries, self.section.guidance)
             result = directed_loss(
                 student.x0, directions, normaliser(student.x0, directions.guided), self.section.huber or None
             )
@@ -92,15 +85,26 @@ class _Trainer:
         self.log.add(step, "generator", {"gradient_norm": generator.step(step)})
 
 
-def distill_base(prompts: PromptSet, *, backbone: Backbone, config: RunConfig, keys: Keys, progress: Progress) -> Base:
+def distill_base(
+    prompts: PromptSet,
+    *,
+    start: RoleTensors | None,
+    backbone: Backbone,
+    config: RunConfig,
+    keys: Keys,
+    progress: Progress,
+) -> Base:
     """Distil the frozen base into K steps: one fake-score step, then one generator step, `distill.steps` times.
 
     Source: TDM, arXiv 2503.06674; section 2 of the algorithm document.
+
+    Args:
+        start: an imported generator; None starts from the base.
     """
     section, adapter = config.distill, Adapter(backbone.base(), config.model.adapter)
     fake_adapter = Adapter(backbone.base(), config.fake_adapter)
     trainer = _Trainer(backbone, PromptTable(prompts), adapter, fake_adapter, config, keys, MetricLog())
-    generator = RoleOptimizer("generator", adapter.new(keys, "generator"), section.generator, {})
+    generator = RoleOptimizer("generator", start or adapter.new(keys, "generator"), section.generator, {})
     fake = RoleOptimizer("fake", fake_adapter.new(keys, "fake"), section.fake.optimizer, {})
     average = generator.tensors()
     for step in progress(range(section.steps), "distill_base"):

@@ -22,15 +22,16 @@ from tdm_r1.ema import average_decay, blend
 from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone, Weights
-from tdm_r1.models.distiller import Batch, Student, effective, fake_loss, replay, teacher_directions
+from tdm_r1.models.distiller import Batch, Student, effective, estimates, fake_loss, replay, teacher_queries
 from tdm_r1.models.levels import Step, own_levels, shared_noise, steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
 from tdm_r1.models.prompts import PromptTable
-from tdm_r1.models.sampler import paired_velocity, velocity_at
+from tdm_r1.models.sampler import Query, answers
+from tdm_r1.objectives.distillation import Directions, distillation_directions
 from tdm_r1.objectives.generator import Reward, generator_loss, reward_direction
 from tdm_r1.rng import Keys
-from tdm_r1.sampling import predict_x0, renoise
+from tdm_r1.sampling import renoise
 
 
 @dataclass(frozen=True)
@@ -124,26 +125,30 @@ class _Trainer:
                 self.log.add(update, "fake", {"loss": float(result.loss.detach()), "error": float(result.score_error)})
         self.log.add(update, "fake", {"gradient_norm": fake.step(update)})
 
-    def reward(self, student: Student, batch: Batch, groups: list[int], surrogate: Weights, *counters: int) -> Reward:
-        """δ_R at τ_R: floored, with noise shared inside a group."""
+    def reward_queries(
+        self, student: Student, batch: Batch, groups: list[int], surrogate: Weights, *counters: int
+    ) -> list[Query]:
+        """Surrogate with and without the prompt, and base, at τ_R: floored, with noise shared inside a group."""
         level = own_levels(batch.step, self.keys, "reward", batch.sample_ids, *counters, mode=self.section.interval)
         level = level.clamp_min(self.section.t_min)
         noise = shared_noise(self.keys, "reward", groups, *counters, shape=tuple(batch.x.shape[1:]))
-        with torch.no_grad():
-            x_level = renoise(student.x_next, noise, batch.step.sigma_next, level)
-            base = velocity_at(self.backbone, x_level, level, batch.condition, {})
-            if self.section.surrogate_guidance == 1:  # the empty prompt cancels
-                v_c = v_null = velocity_at(self.backbone, x_level, level, batch.condition, surrogate)
-            else:
-                v_c, v_null = paired_velocity(
-                    self.backbone, x_level, level, batch.condition, self.table.empty, surrogate
-                )
-            return reward_direction(
-                predict_x0(x_level, v_c, level),
-                predict_x0(x_level, v_null, level),
-                predict_x0(x_level, base, level),
-                rl_cfg=self.section.surrogate_guidance,
-            )
+        x_level = renoise(student.x_next.detach(), noise, batch.step.sigma_next, level)
+        base: Weights = {}
+        asked = [(batch.condition, surrogate), (batch.condition.null(self.table.empty), surrogate)]
+        if self.section.surrogate_guidance == 1:  # the empty prompt cancels
+            asked = asked[:1]
+        return [Query(x_level, level, condition, weights) for condition, weights in (*asked, (batch.condition, base))]
+
+    @torch.no_grad()
+    def targets(self, teacher: list[Query], reward: list[Query]) -> tuple[Directions, Reward | None]:
+        """δ_KL, δ_CFG and, when it is asked for, δ_R: all roles in one pass where they lie beside the base."""
+        queries = [*teacher, *reward]
+        found = estimates(queries, answers(self.backbone, queries))
+        directions = distillation_directions(found[0], found[1], found[2], self.section.guidance)
+        if not reward:
+            return directions, None
+        learned, base = found[3:-1], found[-1]
+        return directions, reward_direction(learned[0], learned[-1], base, rl_cfg=self.section.surrogate_guidance)
 
     def train_generator(self, update: int, generator: RoleOptimizer, fake: Weights, surrogate: Weights) -> None:
         """One optimizer step of the generator."""
@@ -167,22 +172,14 @@ class _Trainer:
     ) -> None:
         section, counters = self.section, (update, batch.step.index)
         student = replay(self.backbone, batch, self.adapter.apply(params))
-        directions = teacher_directions(
-            self.backbone,
-            student,
-            batch,
-            self.table.empty,
-            fake,
-            self.keys,
-            *counters,
-            mode=section.interval,
-            guidance=section.guidance,
-        )
+        teacher = teacher_queries(student, batch, self.table.empty, fake, self.keys, *counters, mode=section.interval)
         wanted = batch.step.index < section.trunc_steps
+        reward = self.reward_queries(student, batch, groups, surrogate, *counters) if wanted else []
+        directions, pull = self.targets(teacher, reward)
         result = generator_loss(
             student.x0,
             directions,
-            self.reward(student, batch, groups, surrogate, *counters) if wanted else None,
+            pull,
             step=batch.step.index,
             trunc_steps=section.trunc_steps,
             cfg_share=section.cfg_share,
