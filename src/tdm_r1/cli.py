@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tdm_r1 import console, presets
 from tdm_r1.config import RunConfig
+from tdm_r1.drive.cli import drive
 from tdm_r1.errors import ConfigError, TdmR1Error
+from tdm_r1.plan.cli import plan
+from tdm_r1.presets import parse_overrides
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 config_app = typer.Typer(no_args_is_help=True, help="Presets and their knobs.")
 app.add_typer(config_app, name="config")
+app.command()(drive)
+app.command()(plan)
 
 Root = Annotated[str, typer.Option(help="Run directory: a local folder, or s3://bucket/prefix.")]
 OptionalRoot = Annotated[str | None, typer.Option("--root", help="Run directory: a local folder, or s3://….")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Set a knob: a.b=VALUE, VALUE as JSON or a bare word.")]
-
-
-def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
-    """`a.b=c` pairs to values; what is not JSON is a string."""
-    overrides: dict[str, Any] = {}
-    for pair in pairs or ():
-        key, separator, text = pair.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {pair!r} has no `=`", hint="write --set surrogate.beta=10")
-        try:
-            overrides[key] = json.loads(text)
-        except json.JSONDecodeError:
-            overrides[key] = text
-    return overrides
 
 
 @config_app.command("show")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -140,6 +141,20 @@ def plane() -> RunConfig:
 PRESETS: Final[Mapping[str, Callable[[], RunConfig]]] = MappingProxyType(
     {function.__name__: function for function in (shapes_cpu, shapes_cpu_full, shapes_smoke, plane)}
 )
+
+
+def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
+    """`a.b=c` pairs to values; what is not JSON is a string."""
+    overrides: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, separator, text = pair.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {pair!r} has no `=`", hint="write --set surrogate.beta=10")
+        try:
+            overrides[key] = json.loads(text)
+        except json.JSONDecodeError:
+            overrides[key] = text
+    return overrides
 
 
 def resolve(preset: str, overrides: Mapping[str, Any]) -> RunConfig:

@@ -25,9 +25,22 @@ from tdm_r1.config import RunConfig
 from tdm_r1.errors import ArtifactError, ConfigError
 from tdm_r1.runtime.audit_faults import AuditReport, Fault, RecordAudit
 from tdm_r1.runtime.history import REPORT_FILE
-from tdm_r1.runtime.layout import BASE, ONCE, PROMPTS, RUN_FILE, SHARDED, STAGES, STOP_FILE, Task, all_tasks, parents_of
+from tdm_r1.runtime.layout import (
+    BASE,
+    DRIVE,
+    ONCE,
+    PROMPTS,
+    RUN_FILE,
+    SHARDED,
+    STAGES,
+    STOP_FILE,
+    Task,
+    all_tasks,
+    parents_of,
+)
 from tdm_r1.runtime.results import RESULT_FILE
-from tdm_r1.runtime.run import digest_of, read_config
+from tdm_r1.runtime.run import digest_of
+from tdm_r1.runtime.run_file import read_config
 
 BESIDE: Final = frozenset({RUN_FILE, STOP_FILE, RESULT_FILE, REPORT_FILE})
 """What may lie in the root without a manifest."""
@@ -250,6 +263,8 @@ def strays(walk: Walk, tasks: Sequence[Task]) -> list[Fault]:
     found = []
     locations = {task.location for task in tasks}
     for key in sorted(walk.keys - BESIDE):
+        if key.startswith(f"{DRIVE}/"):
+            continue
         location, _, name = key.rpartition("/")
         manifest = walk.read.get(location)
         if location not in locations:

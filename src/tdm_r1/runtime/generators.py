@@ -19,7 +19,8 @@ from tdm_r1.models.backbone import Backbone
 from tdm_r1.models.open import ASSETS, open_backbone
 from tdm_r1.runtime import numerics
 from tdm_r1.runtime.layout import RUN_FILE, generator_after
-from tdm_r1.runtime.run import Run, open_run, read_config
+from tdm_r1.runtime.run import Run, open_run
+from tdm_r1.runtime.run_file import read_config
 
 ROLE = "generator_ema"
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"

@@ -14,6 +14,8 @@ STAGES = (*ONCE, *SHARDED, *PER_ITERATION)
 
 RUN_FILE = "run.json"
 STOP_FILE = "STOP"
+DRIVE = "drive"
+"""Folder in which drivers keep their lease and what they submitted; no stage reads it."""
 PROMPTS = "prompts"
 BASE = "base"
 

@@ -21,7 +21,8 @@ from tdm_r1.models.progress import Progress, silent
 from tdm_r1.runtime.compare import Difference, compare_files
 from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.layout import BASE, ONCE, PROMPTS, SHARDED, Task, all_tasks, check
-from tdm_r1.runtime.run import Run, read_config
+from tdm_r1.runtime.run import Run
+from tdm_r1.runtime.run_file import read_config
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from tdm_r1.artifacts.codec import Record
@@ -19,13 +18,14 @@ from tdm_r1.artifacts.records import TrainingState
 from tdm_r1.artifacts.repository import load, load_tensors, require_manifest
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.config import RunConfig
-from tdm_r1.errors import ConfigError, MissingParentError, RootMismatchError
+from tdm_r1.errors import MissingParentError, RootMismatchError
 from tdm_r1.models.adapters import Adapter
 from tdm_r1.models.backbone import Backbone
 from tdm_r1.models.open import open_backbone
 from tdm_r1.rewards.scorer import Scorer, open_scorer
 from tdm_r1.runtime import numerics
 from tdm_r1.runtime.layout import RUN_FILE, STOP_FILE, Task
+from tdm_r1.runtime.run_file import read_config
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -145,26 +145,6 @@ def open_run(root: str) -> Run:
     """Open an existing run directory."""
     store = open_store(root)
     return Run(store, read_config(store))
-
-
-def read_config(store: Store) -> RunConfig:
-    """Parse `run.json`.
-
-    Raises:
-        ConfigError: when it is missing or not a valid configuration.
-    """
-    if not store.exists(RUN_FILE):
-        raise ConfigError(
-            f"`{store.root}` holds no {RUN_FILE}, so it is not a run",
-            hint=f"start one with `tdm-r1 run --preset shapes_smoke --root {store.root}`",
-        )
-    try:
-        return RunConfig.model_validate_json(store.read_bytes(RUN_FILE))
-    except ValidationError as error:
-        raise ConfigError(
-            f"`{store.root}/{RUN_FILE}` is not a valid configuration: {error}",
-            hint="it was written by another version or by hand: choose another --root",
-        ) from error
 
 
 def first_difference(present: RunConfig, wanted: RunConfig) -> str:
