@@ -183,6 +183,7 @@ def test_a_plan_adds_up(tmp_path: Path) -> None:
     setting = Setting(orchestrator="argo", pod_start=0.0, events=20_000)
     plan = make_plan(config, open_profile(str(priced)), costs(config), setting)
     starts = 7 * 3.0
+    assert plan.iteration_cost is not None
     assert plan.iteration_cost == pytest.approx(2 * 10 + 2 * 30 + 5 + 7 + 2 + starts)
     assert plan.run_cost == pytest.approx(10 * plan.iteration_cost + 2 + 2 * 3.0)
     assert plan.block_seconds["p50"] == pytest.approx(5 * (40 + 14 + 5 * 3.0))

@@ -147,6 +147,9 @@ def hold_and_drive(driver: Driver, wait: float) -> str:
         with driver.lease.kept(say):
             try:
                 reason = driver.drive()
+            except KeyboardInterrupt:
+                let_go(driver, "interrupted")
+                raise
             except TdmR1Error as error:
                 let_go(driver, error.message)
                 driver.webhook.send("gave_up", error.message, root=driver.store.root, fence=fence)
