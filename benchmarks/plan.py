@@ -50,15 +50,9 @@ def main() -> None:
         once = sum(costs.between + costs.seconds(task, config) for task in once_tasks())
         planned = once + simulate(config, costs, machine, range(1, config.iterations + 1), 0).seconds
         _, seconds = timed(second, preset, PLANNED)
-    report = {
-        "probe_seconds": probed,
-        "between": costs.between,
-        "planned_seconds": planned,
-        "measured_seconds": seconds,
-    }
-    print(
-        json.dumps({k: round(v, 2) for k, v in report.items()} | {"error": round(planned / seconds - 1, 4)}, indent=1)
-    )
+    found = {"probe": probed, "between": costs.between, "planned": planned, "measured": seconds}
+    print(json.dumps({name: round(value, 2) for name, value in found.items()}))
+    print(f"planned / measured - 1 = {planned / seconds - 1:+.1%}")
 
 
 if __name__ == "__main__":

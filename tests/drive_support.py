@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +25,9 @@ from tdm_r1.runtime.run_file import read_config
 from tests.kfp_server import KfpServer, Work
 
 BLOCK: Final = str(COMPILED / "block.yaml")
-QUICK: Final = ("--poll", "0.05", "--lease-seconds", "2")
+QUICK: Final = ("--poll", "0.05", "--lease-seconds", "20")
+SHORT: Final = ("--lease-seconds", "3")
+"""A lease that a test waits for."""
 
 
 def begun(finished: Path, root: Path) -> Path:
@@ -96,13 +100,17 @@ def executing(scratch: Path, fail_after: Sequence[int] = (), seconds: list[float
         words = [word for pair in given for word in ("--param", pair)]
         command = [sys.executable, "-m", "pipelines.local", str(place / "block.yaml"), *words]
         limit = kills.pop(0) if kills else sys.maxsize
-        log, clock = (place / "log.txt").open("wb"), time.monotonic()
-        with subprocess.Popen(command, stdout=log, stderr=log, cwd=COMPILED.parents[1]) as process:
+        clock, here = time.monotonic(), COMPILED.parents[1]
+        with (
+            (place / "log.txt").open("wb") as log,
+            subprocess.Popen(command, stdout=log, stderr=log, cwd=here, start_new_session=True) as process,
+        ):
             while process.poll() is None and not ended.is_set():
                 if len(list(Path(parameters["root"]).rglob("manifest.json"))) >= limit:
                     break
                 time.sleep(0.05)
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the stage that runs too, as a node does that goes away
         if seconds is not None:
             seconds.append(time.monotonic() - clock)
         return None if process.returncode == 0 else f"exit code {process.returncode}"

@@ -13,7 +13,7 @@ from typing import Any
 import kfp_server_api
 import pytest
 
-from tests.drive_support import BLOCK, arguments, begun, committing, names, started, until
+from tests.drive_support import BLOCK, SHORT, arguments, begun, committing, names, started, until
 from tests.http_server import Answer, Request, serving
 from tests.kfp_server import kfp_server
 from tests.support import content, differing, tdm_r1, tree
@@ -163,11 +163,11 @@ def test_a_server_that_stays_away_ends_the_driver_temporarily_and_the_next_one_g
 def test_a_killed_driver_is_replaced_and_its_block_adopted(finished: Path, tmp_path: Path) -> None:
     root, hold = begun(finished, tmp_path / "run"), threading.Event()
     with kfp_server(committing(finished, hold=hold)) as server:
-        first = started(server, root)
+        first = started(server, root, *SHORT)
         until(lambda: list(root.glob("drive/submissions/00001/run.json")))
         first.kill()
         first.communicate()
-        second = started(server, root)
+        second = started(server, root, *SHORT)
         until((root / "drive/lease/00000002/claim.json").exists)
         hold.set()
         _, said = second.communicate(timeout=60)
@@ -190,7 +190,7 @@ def test_a_driver_that_is_killed_before_it_knows_of_its_run_leaves_it_to_the_nex
             return None
 
         server.fault = slow
-        first = started(server, root)
+        first = started(server, root, *SHORT)
         until(lambda: len(server.bodies) > 0)
         first.kill()
         first.communicate()
@@ -198,7 +198,7 @@ def test_a_driver_that_is_killed_before_it_knows_of_its_run_leaves_it_to_the_nex
         server.fault = None
         hold.set()
         assert not (root / "drive/submissions/00001/run.json").exists()
-        assert tdm_r1(*arguments(server, root)) == 0
+        assert tdm_r1(*arguments(server, root, *SHORT)) == 0
         assert len(server.bodies) == 1
     assert journal(root) == ["succeeded"]
 
@@ -206,7 +206,7 @@ def test_a_driver_that_is_killed_before_it_knows_of_its_run_leaves_it_to_the_nex
 def test_of_two_drivers_one_submits_and_the_other_asks_to_be_retried(finished: Path, tmp_path: Path) -> None:
     root, hold = begun(finished, tmp_path / "run"), threading.Event()
     with kfp_server(committing(finished, hold=hold)) as server:
-        drivers = [started(server, root) for _ in range(2)]
+        drivers = [started(server, root, *SHORT) for _ in range(2)]
         until(lambda: any(driver.poll() is not None for driver in drivers))
         hold.set()
         said = [driver.communicate(timeout=60)[1] for driver in drivers]
@@ -218,10 +218,10 @@ def test_of_two_drivers_one_submits_and_the_other_asks_to_be_retried(finished: P
 def test_a_driver_that_was_frozen_while_another_took_over_submits_nothing_more(finished: Path, tmp_path: Path) -> None:
     root, hold = begun(finished, tmp_path / "run"), threading.Event()
     with kfp_server(committing(finished, per_block=1, hold=hold)) as server:
-        first = started(server, root)
+        first = started(server, root, *SHORT)
         until(lambda: list(root.glob("drive/submissions/00001/run.json")))
         first.send_signal(signal.SIGSTOP)
-        second = started(server, root)
+        second = started(server, root, *SHORT)
         until((root / "drive/lease/00000002/claim.json").exists)
         first.send_signal(signal.SIGCONT)
         said = first.communicate(timeout=60)[1]
