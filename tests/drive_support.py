@@ -23,11 +23,14 @@ from tdm_r1.artifacts.store import open_store
 from tdm_r1.runtime.layout import iteration_tasks, once_tasks
 from tdm_r1.runtime.run_file import read_config
 from tests.kfp_server import KfpServer, Work
+from tests.support import content, differing
 
 BLOCK: Final = str(COMPILED / "block.yaml")
 QUICK: Final = ("--poll", "0.05", "--lease-seconds", "20")
 SHORT: Final = ("--lease-seconds", "3")
 """A lease that a test waits for."""
+WITHOUT: Final = ("iter-00000/", "drive/", "result.json", "report.html")
+"""Of the baseline that a block may leave out, of the driver, and of `tdm-r1 run`."""
 
 
 def begun(finished: Path, root: Path) -> Path:
@@ -140,3 +143,14 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
 def names(server: KfpServer) -> list[str]:
     """Of the blocks that were submitted, without what is random in them: `run b00001 i00001`."""
     return [body["display_name"].rpartition("-")[0] for body in server.bodies]
+
+
+def uncommitted(finished: Path, root: Path) -> list[str]:
+    """Names that differ from the finished run, but for what a block does not make."""
+    return [name for name in differing(content(finished), content(root)) if not name.startswith(WITHOUT)]
+
+
+def journal(root: Path) -> list[str]:
+    """How every submission ended."""
+    ends = sorted(root.glob("drive/submissions/*/end.json"))
+    return [json.loads(path.read_text())["ended"] for path in ends]

@@ -63,7 +63,7 @@ class Driver:
     ended: threading.Event = field(default_factory=threading.Event)
     """Set from outside: let go of everything and raise `InterruptedDriveError`."""
     _history: list[Signals] = field(default_factory=list)
-    _seen: int = 0
+    _seen: int | None = None
 
     def __post_init__(self) -> None:
         self._journal = Journal(self.store)
@@ -79,6 +79,7 @@ class Driver:
         """
         failures = 0
         while True:
+            self._pause(0)
             before = self.observe()
             submission = self._unfinished()
             if submission is None:
@@ -93,14 +94,20 @@ class Driver:
     def observe(self) -> Progress:
         """Read the progress; tell of iterations that are new, and set STOP when one of them breaks a rule."""
         progress = read_progress(self.store, self.config)
-        for iteration in range(len(self._history) + 1, progress.complete + 1) if self.rules.any else ():
-            self._history.append(read_signals(self.store, self.config, iteration, self.rules.prices))
-            if (reason := fired(self._history, self.rules)) is not None:
-                self._stop(reason)
-        if progress.complete > self._seen:
+        first = progress.complete if self._seen is None else self._seen + 1
+        if self.rules.any:
+            self._look(progress, first)
+        if progress.complete > (self._seen or 0):
             self._tell("progress", f"iteration {progress.complete} of {self.config.iterations} is committed")
-            self._seen = progress.complete
+        self._seen = progress.complete
         return progress
+
+    def _look(self, progress: Progress, first: int) -> None:
+        """Judge iterations from `first` on; those before were judged by the drivers before us, and are remembered."""
+        for iteration in range(len(self._history) + 1, progress.complete + 1):
+            self._history.append(read_signals(self.store, self.config, iteration, self.rules.prices))
+            if iteration >= first and (reason := fired(self._history, self.rules)) is not None:
+                self._stop(reason)
 
     def _over(self, progress: Progress) -> str | None:
         if progress.complete >= self.config.iterations:

@@ -70,6 +70,7 @@ class Api:
             status_forcelist=PASSING,
             backoff_factor=self.pause,
             backoff_max=16,
+            respect_retry_after_header=False,
             raise_on_redirect=False,
             raise_on_status=False,
         )

@@ -120,20 +120,17 @@ def make_plan(config: RunConfig, profile: Profile, measured: Costs, setting: Set
     """
     require_same_model(measured, config)
     costs = faster(measured, {"rollout": setting.gpu_speed, "update": setting.gpu_speed, "scoring": setting.cpu_speed})
-    cluster = cluster_of(profile, setting)
-    block = min(setting.block, config.iterations)
-    numbers = range(1, block + 1)
-    count = repeats(config, block, setting.events)
+    cluster, block = cluster_of(profile, setting), min(setting.block, config.iterations)
+    numbers, count = range(1, block + 1), repeats(config, block, setting.events)
     outcomes = [simulate(config, costs, cluster, numbers, setting.seed + index) for index in range(count)]
-    middle, *tail = percentiles([outcome.seconds for outcome in outcomes], SHARES)
+    makespan = percentiles([outcome.seconds for outcome in outcomes], SHARES)
     floor = ideal(config, costs, cluster, numbers)
     enough = enough_scoring_pods(config, costs, cluster)
     stages = tuple(stage_plan(stage, config, profile, costs, cluster) for stage in STAGES)
     per_block, once = block_cost(outcomes, profile), once_cost(stages)
     blocks = config.iterations / block
-    once_bytes = math.fsum(costs.bytes(task, config) for task in once_tasks())
-    total = math.fsum(costs.bytes(task, config) for task in all_of(config))
     once_seconds = math.fsum(cluster.start + costs.seconds(task, config) for task in once_tasks())
+    per_iteration, total = storage(config, costs)
     return Plan(
         preset=config.preset,
         profile=profile.name,
@@ -141,22 +138,29 @@ def make_plan(config: RunConfig, profile: Profile, measured: Costs, setting: Set
         stages=stages,
         block=block,
         block_pods=pods(config.rollout.shards, block),
-        iteration_bytes=(total - once_bytes) / config.iterations,
+        iteration_bytes=per_iteration,
         run_bytes=total,
         rollout_pods=cluster.pods["rollout"],
         scoring_pods=cluster.pods["scoring"],
         enough_scoring_pods=enough,
         enough_bodies=min(config.rollout.shards, cluster.pods["rollout"] + enough),
         simulations=count,
-        block_seconds={f"p{share * 100:g}": value for share, value in zip(SHARES, (middle, *tail), strict=True)},
+        block_seconds={f"p{share * 100:g}": value for share, value in zip(SHARES, makespan, strict=True)},
         ideal_seconds=floor,
-        overhead_share=max(0.0, 1 - floor / middle) if middle else 0.0,
+        overhead_share=max(0.0, 1 - floor / makespan[0]) if makespan[0] else 0.0,
         submissions=statistics.fmean(outcome.submissions for outcome in outcomes),
-        run_hours=(once_seconds + blocks * middle) / 3600,
+        run_hours=(once_seconds + blocks * makespan[0]) / 3600,
         iteration_cost=None if per_block is None else per_block / block,
         run_cost=None if per_block is None or once is None else once + blocks * per_block,
         limits=tuple(limits(config, profile, costs, block)),
     )
+
+
+def storage(config: RunConfig, costs: Costs) -> tuple[float, float]:
+    """Bytes of an iteration on average, and of the whole run."""
+    iterations = (task for number in range(1, config.iterations + 1) for task in iteration_tasks(number, config))
+    repeated = math.fsum(costs.bytes(task, config) for task in iterations)
+    return repeated / config.iterations, repeated + math.fsum(costs.bytes(task, config) for task in once_tasks())
 
 
 def cluster_of(profile: Profile, setting: Setting) -> Cluster:
@@ -233,9 +237,3 @@ def once_cost(stages: Sequence[StagePlan]) -> float | None:
     """Of what a run needs once."""
     found = [plan.cost for plan in stages if plan.stage in ("encode_prompts", "distill_base")]
     return None if None in found else math.fsum(cost for cost in found if cost is not None)
-
-
-def all_of(config: RunConfig) -> list[Task]:
-    """Every task whose record is counted."""
-    iterations = range(1, config.iterations + 1)
-    return [*once_tasks(), *(task for number in iterations for task in iteration_tasks(number, config))]
