@@ -111,7 +111,7 @@ def executing(scratch: Path, fail_after: Sequence[int] = (), seconds: list[float
             while process.poll() is None and not ended.is_set():
                 if len(list(Path(parameters["root"]).rglob("manifest.json"))) >= limit:
                     break
-                time.sleep(0.05)
+                time.sleep(0.2)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # the stage that runs too, as a node does that goes away
         if seconds is not None:

@@ -48,10 +48,10 @@ def test_of_drivers_that_race_on_s3_one_gets_the_lease_and_the_next_one_a_larger
 
 def test_a_submission_number_is_reserved_once_on_s3_and_read_back(s3_root: str) -> None:
     journal = Journal(open_store(s3_root))
-    mine = Submission(number=1, name="a-b00001", start=1, fence=1)
+    mine = Submission(number=1, name="a-b00001", start=1, records=0, fence=1)
     assert journal.last() is None
     assert journal.begin(mine)
-    assert not journal.begin(Submission(number=1, name="a-b00001-other", start=1, fence=2))
+    assert not journal.begin(Submission(number=1, name="a-b00001-other", start=1, records=0, fence=2))
     assert journal.last() == mine
     journal.placed(1, "run")
     journal.end(1, "succeeded")

@@ -28,6 +28,20 @@ def test_a_killed_driver_is_replaced_and_its_block_adopted(finished: Path, tmp_p
     assert uncommitted(finished, root) == []
 
 
+def test_a_block_that_ends_while_nobody_drives_counts_for_the_next_driver(finished: Path, tmp_path: Path) -> None:
+    root, hold = begun(finished, tmp_path / "run"), threading.Event()
+    with kfp_server(committing(finished, per_block=1, hold=hold)) as server:
+        first = started(server, root, *SHORT)
+        until(lambda: list(root.glob("drive/submissions/00001/run.json")))
+        first.kill()
+        first.communicate()
+        hold.set()
+        until(lambda: all(run["state"] == "SUCCEEDED" for run in server.runs.values()))
+        assert tdm_r1(*arguments(server, root, *SHORT)) == 0
+        assert names(server) == ["run-b00001-i00001", "run-b00002-i00002"]
+    assert uncommitted(finished, root) == []
+
+
 def test_a_driver_that_is_killed_before_it_knows_of_its_run_leaves_it_to_the_next_one(
     finished: Path, tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ def test_a_driven_run_whose_first_block_is_killed_ends_in_the_bytes_of_one_machi
     assert tdm_r1(*plane_run(whole, iterations=1, rollout__shards=1)) == 0
     root, seconds = begun(whole, tmp_path / "run"), list[float]()
     with kfp_server(executing(tmp_path, fail_after=[3], seconds=seconds)) as server:
-        assert tdm_r1(*arguments(server, root)) == 0
+        assert tdm_r1(*arguments(server, root, "--poll", "1")) == 0
         assert names(server) == ["run-b00001-i00001", "run-b00002-i00001"]
         assert [run["state"] for run in server.runs.values()] == ["FAILED", "SUCCEEDED"]
     assert uncommitted(whole, root) == []

@@ -89,7 +89,7 @@ class Driver:
             status = self._wait(submission)
             after = self.observe()
             self._journal.end(submission.number, f"{status.state} {status.detail}".strip())
-            failures = self._judge(submission, status, before, after, failures)
+            failures = self._judge(submission, status, after, failures)
 
     def observe(self) -> Progress:
         """Read the progress; tell of iterations that are new, and set STOP when one of them breaks a rule."""
@@ -145,7 +145,9 @@ class Driver:
         last = self._journal.last()
         number = last.number + 1 if last else 1
         name = run_name(self.store.root, number, progress.next)
-        submission = Submission(number=number, name=name, start=progress.next, fence=self.lease.fence)
+        submission = Submission(
+            number=number, name=name, start=progress.next, records=progress.records, fence=self.lease.fence
+        )
         self.lease.require()
         if not self._journal.begin(submission):
             raise LeaseLostError(f"another driver submits number {number}", hint="nothing to do: that one goes on")
@@ -174,15 +176,15 @@ class Driver:
                 return Status("failed", f"terminated: no new record for {self.limits.stall:g} s")
             self._pause(self.limits.poll)
 
-    def _judge(self, submission: Submission, status: Status, before: Progress, after: Progress, failures: int) -> int:
+    def _judge(self, submission: Submission, status: Status, after: Progress, failures: int) -> int:
         """Tell how a block ended; return how many have failed in a row."""
         facts = {"name": submission.name, "run_id": submission.run_id, "detail": status.detail}
         if status.state == "succeeded":
             self._tell("succeeded", f"{submission.name}: succeeded, iteration {after.complete} is committed", **facts)
-            if after.records == before.records and after.complete < self.config.iterations:
+            if after.records == submission.records and after.complete < self.config.iterations:
                 self._refuse_nothing(submission)
             return 0
-        failures = 1 if after.complete > before.complete else failures + 1
+        failures = 1 if after.complete >= submission.start else failures + 1
         self._tell("failed", f"{submission.name}: {status.detail}", failures=failures, **facts)
         if failures > self.limits.retries:
             raise BlockFailedError(

@@ -27,6 +27,8 @@ class Submission:
     """Of the run in the scheduler; no other submission has it."""
     start: int
     """First iteration of the block."""
+    records: int
+    """Records that were committed before it."""
     fence: int
     """Of the driver that submitted it."""
     run_id: str | None = None
@@ -50,7 +52,7 @@ class Journal:
     def read(self, number: int) -> Submission:
         """One submission as it stands now."""
         intent = self._get(number, "intent") or {}
-        known = {name: intent[name] for name in ("name", "start", "fence")}
+        known = {name: intent[name] for name in ("name", "start", "records", "fence")}
         run, end = self._get(number, "run"), self._get(number, "end")
         return Submission(
             number=number, **known, run_id=run["run_id"] if run else None, ended=end["ended"] if end else None
@@ -58,7 +60,7 @@ class Journal:
 
     def begin(self, submission: Submission) -> bool:
         """Reserve the number; False when another driver has it."""
-        value = {"name": submission.name, "start": submission.start, "fence": submission.fence}
+        value = {name: getattr(submission, name) for name in ("name", "start", "records", "fence")}
         return self._put(submission.number, "intent", value)
 
     def placed(self, number: int, run_id: str) -> None:
