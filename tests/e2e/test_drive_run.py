@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tdm_r1.artifacts.repository import require_manifest
 from tdm_r1.artifacts.store import open_store
-from tdm_r1.plan.costs import measured
+from tdm_r1.plan.costs import between, measured
 from tdm_r1.plan.simulate import Cluster, simulate
-from tdm_r1.runtime.layout import all_tasks, once_tasks
+from tdm_r1.runtime.layout import Task, all_tasks, once_tasks
 from tdm_r1.runtime.run_file import read_config
 from tests.drive_support import arguments, begun, executing, names, uncommitted
 from tests.kfp_server import kfp_server
@@ -38,12 +39,17 @@ def test_a_driven_run_whose_first_block_is_killed_ends_in_the_bytes_of_one_machi
 
 
 def planned(root: Path, already: int) -> float:
-    """Seconds of a block, one process after the other, that finds so many records."""
+    """Seconds of a block, one process after the other, that finds so many records.
+
+    The pauses are those of this block: a kill lies between its first record and the last one of the block before.
+    """
     store = open_store(str(root))
     config = read_config(store)
+    tasks = [task for task in all_tasks(config) if task != Task("evaluation", 0)]
+    own = [require_manifest(store, task.location).provenance for task in tasks[already:]]
+    pause = between([(provenance.started, provenance.finished) for provenance in own])
     costs = measured(store, config)
-    there = [task for task in all_tasks(config) if task.location != "iter-00000/evaluation"][:already]
-    machine = Cluster(pods=ONE_MACHINE, bodies=1, start=costs.between)  # type: ignore[arg-type]
-    block = simulate(config, costs, machine, range(1, config.iterations + 1), 0, committed=there).seconds
-    again = sum(costs.between + (task not in there) * costs.seconds(task, config) for task in once_tasks())
-    return block + again
+    machine = Cluster(pods=ONE_MACHINE, bodies=1, start=pause)  # type: ignore[arg-type]
+    numbers = range(1, config.iterations + 1)
+    block = simulate(config, costs, machine, numbers, 0, committed=tasks[:already]).seconds
+    return block + sum(pause + (task not in tasks[:already]) * costs.seconds(task, config) for task in once_tasks())

@@ -116,7 +116,7 @@ def measured(store: Store, config: RunConfig) -> Costs:
         model=config.model.source,
         device=origin.device,
         threads=origin.threads,
-        between=_between([(m.provenance.started, m.provenance.finished) for _, m in found]),
+        between=between([(m.provenance.started, m.provenance.finished) for _, m in found]),
         stages=stages,
     )
 
@@ -132,16 +132,13 @@ def _stage_cost(stage: str, own: Sequence[tuple[float, int]], config: RunConfig)
     )
 
 
-def _between(times: Sequence[tuple[datetime, datetime]]) -> float:
-    """Mean pause between one stage's end and the next one's beginning.
+def between(times: Sequence[tuple[datetime, datetime]]) -> float:
+    """Median pause from one stage's end to the next one's beginning, of (beginning, end) in any order.
 
-    Stages side by side have none, and a pause of more than five medians is somebody's break.
+    Stages side by side have none. A median, because a run that was resumed has a pause that no process made.
     """
-    ordered = sorted(times)
-    pauses = [(b[0] - a[1]).total_seconds() for a, b in pairwise(ordered)]
-    positive = [pause for pause in pauses if pause > 0] or [0.0]
-    longest = 5 * statistics.median(positive)
-    return statistics.fmean(pause for pause in positive if pause <= longest)
+    pauses = [(b[0] - a[1]).total_seconds() for a, b in pairwise(sorted(times))]
+    return statistics.median([pause for pause in pauses if pause > 0] or [0.0])
 
 
 def shipped() -> Costs:
