@@ -10,7 +10,9 @@ import typer
 
 from tdm_r1 import cli_bases, console, presets
 from tdm_r1.config import RunConfig
+from tdm_r1.drive.cli import drive
 from tdm_r1.errors import ConfigError, TdmR1Error
+from tdm_r1.plan.cli import plan
 from tdm_r1.presets import parse_overrides
 from tdm_r1.runtime.reward_commands import geneval_app, scorer_app
 
@@ -20,6 +22,8 @@ app.add_typer(config_app, name="config")
 app.add_typer(scorer_app, name="scorer")
 app.add_typer(geneval_app, name="geneval")
 cli_bases.register(app)
+app.command()(drive)
+app.command()(plan)
 
 Root = Annotated[str, typer.Option(help="Run directory: a local folder, or s3://bucket/prefix.")]
 OptionalRoot = Annotated[str | None, typer.Option("--root", help="Run directory: a local folder, or s3://….")]

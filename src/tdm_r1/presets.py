@@ -147,6 +147,20 @@ PRESETS: Final[Mapping[str, Callable[[], RunConfig]]] = MappingProxyType(
 )
 
 
+def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
+    """`a.b=c` pairs to values; what is not JSON is a string."""
+    overrides: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, separator, text = pair.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {pair!r} has no `=`", hint="write --set surrogate.beta=10")
+        try:
+            overrides[key] = json.loads(text)
+        except json.JSONDecodeError:
+            overrides[key] = text
+    return overrides
+
+
 def resolve(preset: str, overrides: Mapping[str, Any]) -> RunConfig:
     """A preset with some knobs set, validated as a whole.
 
@@ -191,20 +205,6 @@ def replace(section: AnySection, values: Mapping[str, Any]) -> AnySection:
         ConfigError: for an unknown knob, or a value that its knob refuses.
     """
     return _validated(type(section), {**section.model_dump(), **values}, hint="see what it may be")
-
-
-def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
-    """`a.b=c` pairs to values; what is not JSON is a string."""
-    overrides: dict[str, Any] = {}
-    for pair in pairs or ():
-        key, separator, text = pair.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {pair!r} has no `=`", hint="write --set surrogate.beta=10")
-        try:
-            overrides[key] = json.loads(text)
-        except json.JSONDecodeError:
-            overrides[key] = text
-    return overrides
 
 
 def _validated(section: type[AnySection], tree: Mapping[str, Any], *, hint: str) -> AnySection:

@@ -16,7 +16,6 @@ from tdm_r1 import config as config_module
 from tdm_r1 import presets
 from tdm_r1.config import RolloutConfig, RunConfig, Section
 from tdm_r1.errors import ConfigError
-from tdm_r1.presets import parse_overrides
 from tdm_r1.rewards.geneval import GenEvalScorer
 from tdm_r1.rewards.shapes import ShapesScorer
 from tests.support import tdm_r1 as command
@@ -131,12 +130,12 @@ def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
 def test_an_override_is_json_or_a_bare_word() -> None:
     pairs = ["a=1", "b=2.5", "c=true", "d=sd3", "e=[1, 2]", "f=x=y", "g="]
     expected = {"a": 1, "b": 2.5, "c": True, "d": "sd3", "e": [1, 2], "f": "x=y", "g": ""}
-    assert parse_overrides(pairs) == expected
+    assert presets.parse_overrides(pairs) == expected
 
 
 def test_an_override_without_a_value_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no `=`") as caught:
-        parse_overrides(["surrogate.beta"])
+        presets.parse_overrides(["surrogate.beta"])
     assert caught.value.hint
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from tdm_r1.artifacts.records import Rewards
 from tdm_r1.config import RewardConfig, ScorerConfig
 from tdm_r1.errors import SchemaError
+
+if TYPE_CHECKING:
+    from tdm_r1.artifacts.records import Rewards
 
 SCHEMA: Final = pa.schema(
     [

@@ -16,6 +16,8 @@ AGAIN = ("reward_scoring", "evaluation")
 
 RUN_FILE = "run.json"
 STOP_FILE = "STOP"
+DRIVE = "drive"
+"""Folder in which drivers keep their lease and what they submitted; no stage reads it."""
 PROMPTS = "prompts"
 BASE = "base"
 VARIANTS = "variants"

@@ -1,0 +1,128 @@
+"""What the driver refuses before it submits or writes anything, and what it says then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.drive_support import BLOCK, arguments, begun, committing
+from tests.http_server import Answer, Request, serving
+from tests.kfp_server import kfp_server
+from tests.support import tdm_r1, tree
+
+
+def test_check_submits_nothing_and_takes_no_lease(finished: Path, tmp_path: Path) -> None:
+    root = begun(finished, tmp_path / "run")
+    with kfp_server(committing(finished)) as server:
+        assert tdm_r1(*arguments(server, root, "--check")) == 0
+        assert (server.bodies, sorted(tree(root))) == ([], ["run.json"])
+
+
+class Case:
+    """Bad input: what is changed, and what is said of it."""
+
+    def __init__(self, complaint: str, *more: str, server: dict[str, Any] | None = None, pipeline: bool = True) -> None:
+        self.complaint, self.more, self.server, self.pipeline = complaint, more, server or {}, pipeline
+
+
+CASES = {
+    "two users and no namespace": Case("and no namespace was given", server={"multi_user": True}),
+    "a namespace that is not there": Case(
+        "namespace `nope` cannot be used", "--namespace", "nope", server={"multi_user": True, "namespaces": ("team",)}
+    ),
+    "a namespace where there is none": Case("namespace `nope` cannot be used", "--namespace", "nope"),
+    "an unknown pipeline": Case("there is no pipeline `gone`", "--pipeline-name", "gone", pipeline=False),
+    "no pipeline at all": Case("expected one of --pipeline,", pipeline=False),
+    "a file that is not there": Case("`gone.yaml` cannot be read", "--pipeline", "gone.yaml", pipeline=False),
+    "a file that is no pipeline": Case("is no compiled pipeline", "--pipeline", "Makefile.yaml", pipeline=False),
+    "a pipeline that is no block": Case("its parameter `root` is missing", "--pipeline", "other.yaml", pipeline=False),
+    "a login page": Case(
+        "it looks like a page to log in", server={"fault": lambda _: Answer("<html/>", kind="text/html")}
+    ),
+    "a redirect": Case(
+        "redirects to http://dex/auth, not a KFP server",
+        server={"fault": lambda _: Answer("", 302, headers={"Location": "http://dex/auth?state=secret"})},
+    ),
+    "what is not JSON": Case("is not JSON", server={"fault": lambda _: Answer("hello", kind="text/plain")}),
+    "no access": Case("refused access with 401", server={"fault": lambda _: Answer({"message": "no token"}, 401)}),
+    "another server": Case("has no KFP API", server={"fault": lambda _: Answer({"message": "not here"}, 404)}),
+    "a budget without prices": Case("--budget needs prices", "--budget", "10"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_refused_before_anything_is_submitted_or_written(
+    name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, root = CASES[name], begun(finished, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Makefile.yaml").write_text("a: 1\n")
+    (tmp_path / "other.yaml").write_text("root: {inputDefinitions: {parameters: {}}}\n")
+    with kfp_server(committing(finished), **case.server) as server:
+        words = arguments(server, root, *case.more)
+        if not case.pipeline:
+            at = words.index("--pipeline")
+            words[at : at + 2] = []
+        assert tdm_r1(*words) == 2
+        assert server.bodies == []
+    error = capsys.readouterr().err
+    assert case.complaint in error
+    assert "\n\nhint: " in error
+    assert "state=secret" not in error
+    assert sorted(tree(root)) == ["run.json"]
+
+
+@pytest.mark.parametrize(
+    ("there", "complaint"),
+    [
+        ((), "there is no namespace `team`"),
+        (("/api/v1/namespaces/team",), "namespace `team` has no Kueue LocalQueue `gpu`"),
+        (("/api/v1/namespaces/team", "/localqueues/gpu"), ""),
+    ],
+)
+def test_a_namespace_or_queue_that_the_cluster_does_not_have_is_refused(
+    there: tuple[str, ...], complaint: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, block = begun(finished, tmp_path / "run"), tmp_path / "block.yaml"
+    more = "\nplatforms: {kubernetes: {a: [{podMetadata: {labels: {kueue.x-k8s.io/queue-name: gpu}}}]}}\n"
+    block.write_text(Path(BLOCK).read_text().partition("\n---")[0] + "\n---" + more)
+
+    def cluster(request: Request) -> Any:
+        return {} if request.path.endswith(there) and there else Answer({"message": "not found"}, 404)
+
+    with (
+        kfp_server(committing(finished), multi_user=True, namespaces=("team",)) as server,
+        serving(cluster) as kubernetes,
+    ):
+        words = ["drive", "--root", str(root), "--endpoint", server.endpoint, "--pipeline", str(block), "--check"]
+        code = tdm_r1(*words, "--namespace", "team", "--kubernetes", kubernetes)
+    assert code == (2 if complaint else 0)
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("endpoint", ["ml-pipeline:8888", "ftp://host", "http://me:hunter2@host", "http://"])
+def test_an_endpoint_that_is_no_address_is_refused_and_not_repeated(
+    endpoint: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = begun(finished, tmp_path / "run")
+    assert tdm_r1("drive", "--root", str(root), "--endpoint", endpoint, "--pipeline", BLOCK) == 2
+    error = capsys.readouterr().err
+    assert "--endpoint is no address of a server" in error
+    assert "hunter2" not in error
+
+
+def test_a_root_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--endpoint", "http://127.0.0.1:9", "--pipeline", BLOCK]
+    assert tdm_r1("drive", "--root", str(tmp_path / "none"), *words) == 2
+    assert "holds no run.json" in capsys.readouterr().err
+
+
+def test_a_driver_needs_neither_kfp_nor_the_tensor_library() -> None:
+    import subprocess
+    import sys
+
+    heavy = ("kfp", "torch", "kubernetes", "diffusers")
+    program = f"import sys, tdm_r1.drive.command; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
