@@ -11,6 +11,11 @@ ROOT ?= runs/demo
 PRESET ?= shapes_cpu
 WORKERS ?= 2
 
+# make images IMAGES="train scorers" REGISTRY=registry.example/team IMAGE_ARGS="--push"
+IMAGES ?= scorers tools train train-cpu
+REGISTRY ?= ghcr.io/tdm-r1
+IMAGE_ARGS ?=
+
 TORCH := torch==2.13.0
 # PyPI's torch for Linux carries 3 GB of CUDA. The CPU build has its own index and a higher version (2.13.0+cpu).
 # What torch needs comes with the package, from the usual index.
@@ -20,7 +25,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check golden clean
+# What builds and runs the images in tests/images, from Debian's archive.
+CONTAINER_TOOLS := podman runc mmdebstrap
+NO_CONTAINERS = $(shell [ "$$(id -u)" = 0 ] || echo root; for tool in $(CONTAINER_TOOLS); do command -v $$tool >/dev/null || echo $$tool; done)
+
+.PHONY: help demo test check golden images locks pins wheelhouse container-tools clean clean-containers
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -28,8 +37,8 @@ help: ## list the targets
 demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itself
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
 
-test: check ## everything that CI runs
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15
+test: check container-tools ## everything that CI runs
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 $(if $(NO_CONTAINERS),--ignore tests/images)
 
 check: $(VENV)/.dev ## everything that runs no test: style, types, layers, compiled pipelines
 	$(BIN)/ruff check .
@@ -37,13 +46,32 @@ check: $(VENV)/.dev ## everything that runs no test: style, types, layers, compi
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pipelines.compile --check
+	$(BIN)/hadolint images/*/Containerfile
 
 golden: $(VENV)/.dev ## write the compiled pipelines again; look at `git diff` afterwards
 	$(BIN)/python -m pipelines.compile
 
-clean: ## remove the environment and the caches; runs stay
+images: $(VENV)/.dev ## build the container images with docker, podman or buildah; IMAGE_ARGS=--push pushes them
+	$(BIN)/python -m images.build --registry $(REGISTRY) $(IMAGE_ARGS) $(IMAGES)
+
+locks: $(VENV)/.dev ## lock what the images hold again; IMAGE_ARGS=--upgrade takes newer versions
+	$(BIN)/python -m images.locks $(IMAGE_ARGS)
+
+pins: $(VENV)/.dev ## ask the registry for the digest of the base image
+	$(BIN)/python -m images.pins
+
+wheelhouse: $(VENV)/.dev ## download every wheel of the images, for a build without a network
+	$(BIN)/python -m images.wheelhouse $(IMAGES)
+
+container-tools: ## install what tests/images need, as root on Debian; elsewhere say what is missing
+	@bash images/container-tools.sh $(CONTAINER_TOOLS)
+
+clean: clean-containers ## remove the environment and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
-	find src components pipelines tests -name __pycache__ -prune -exec rm -rf {} +
+	find src components pipelines images tests -name __pycache__ -prune -exec rm -rf {} +
+
+clean-containers: ## remove the images and containers of tests/images
+	@rm -rf build/containers
 
 $(VENV)/.demo: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from kfp import dsl, kubernetes
 
+from pipelines.provenance import record_image
+
 POOL_LABEL: Final = "tdm-r1/pool"
 ACCELERATOR: Final = "nvidia.com/gpu"
 
@@ -70,6 +72,7 @@ def on_cpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
 def _place(task: Any, pool: Pool) -> dsl.PipelineTask:
     """Ask for the pool's machine. KFP's cache stays off: it cannot see that the content behind a string changed."""
     task.set_caching_options(False)
+    record_image(task)
     task.set_cpu_request(pool.cpu).set_cpu_limit(pool.cpu)
     task.set_memory_request(pool.memory).set_memory_limit(pool.memory)
     if pool.accelerators:
