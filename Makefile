@@ -29,16 +29,20 @@ PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 CONTAINER_TOOLS := podman runc mmdebstrap
 NO_CONTAINERS = $(shell [ "$$(id -u)" = 0 ] || echo root; for tool in $(CONTAINER_TOOLS); do command -v $$tool >/dev/null || echo $$tool; done)
 
-.PHONY: help demo test check golden images locks pins wheelhouse container-tools clean clean-containers
+.PHONY: help demo test check golden images locks pins wheelhouse test-images container-tools clean clean-containers
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itself
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
 
 test: check container-tools ## everything that CI runs
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 $(if $(NO_CONTAINERS),--ignore tests/images)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 \
+	  -m "not release" $(if $(NO_CONTAINERS),--ignore tests/images)
+
+test-images: container-tools $(VENV)/.dev ## build and run the images, and build one again without a cache
+	$(BIN)/python -m pytest --durations 15 tests/images tests/contract/test_image_files.py
 
 check: $(VENV)/.dev ## everything that runs no test: style, types, layers, compiled pipelines
 	$(BIN)/ruff check .

@@ -62,14 +62,12 @@ class Engine:
         """The digest of an image by its reference or in the local store; empty when neither tells."""
         if "@" in reference:
             return reference.partition("@")[2]
-        match self.name:
-            case "docker":
-                words = ("image", "inspect", "--format", '{{join .RepoDigests " "}}')
-            case "podman":
-                words = ("image", "inspect", "--format", "{{.Digest}}")
-            case _:
-                words = ("inspect", "--type", "image", "--format", "{{.FromImageDigest}}")
-        return self._asked(*words, reference).rpartition("@")[2]
+        inspect = {
+            "docker": ("image", "inspect", "--format", '{{join .RepoDigests " "}}'),
+            "podman": ("image", "inspect", "--format", "{{.Digest}}"),
+            "buildah": ("inspect", "--type", "image", "--format", "{{.FromImageDigest}}"),
+        }
+        return self._asked(*inspect[self.name], reference).rpartition("@")[2]
 
     def _run(self, *words: str) -> None:
         """Run a subcommand; what it says goes to stderr."""
