@@ -28,15 +28,15 @@ EPOCH: Final = datetime.fromtimestamp(0, UTC)
 def python_component(found: Distribution) -> Component:
     """One Python distribution, with the license that it declares."""
     name, version = found.metadata["Name"], found.version
-    declared = found.metadata.get("License-Expression") or found.metadata.get("License") or ""
-    text = declared.strip().splitlines()[0] if declared.strip() else ""
+    fields = found.metadata.json
+    lines = str(fields.get("license_expression") or fields.get("license") or "").strip().splitlines()
     purl = PackageURL("pypi", None, name.lower().replace("_", "-"), version)
     return Component(
         name=name,
         version=version,
         purl=purl,
         bom_ref=purl.to_string(),
-        licenses=[LicenseFactory().make_from_string(text)] if text else [],
+        licenses=[LicenseFactory().make_from_string(line) for line in lines[:1]],
     )
 
 
