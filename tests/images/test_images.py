@@ -137,7 +137,8 @@ def test_an_image_is_nobodys_read_only_and_says_what_it_is(name: str, images: di
     shown = run(images[name], "config", "show", "shapes_smoke")
     assert json.loads(shown.stdout)["preset"] == "shapes_smoke", shown.stderr
     refused = run(images[name], "init", "--root", "/opt/tdm-r1/run")
-    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert refused.returncode != 0
+    assert "Read-only file system" in refused.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)
