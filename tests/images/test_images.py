@@ -34,7 +34,7 @@ from tests.images.containers import (
 from tests.s3 import BUCKET, Server
 from tests.support import content, differing, tdm_r1
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.release, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 NAMES = ("train-cpu", "scorers", "tools")
 PAGES = {"result.json", "report.html"}
@@ -153,7 +153,6 @@ def test_the_bill_of_materials_lists_exactly_the_lock_and_debian(name: str, imag
     assert any(purl.startswith("pkg:deb/debian/libc6@") for purl in purls)
 
 
-@pytest.mark.release
 def test_built_again_without_any_cache_the_image_is_the_same(images: dict[str, Image]) -> None:
     with locked():
         assert build("scorers", fresh=True).image_id == images["scorers"].image_id
