@@ -75,6 +75,7 @@ clean: clean-containers ## remove the environment and the caches; runs stay
 	find src components pipelines images tests -name __pycache__ -prune -exec rm -rf {} +
 
 clean-containers: ## remove the images and containers of tests/images
+	@umount --lazy --recursive build/containers/storage/overlay 2>/dev/null || true
 	@rm -rf build/containers
 
 $(VENV)/.demo: pyproject.toml
