@@ -15,6 +15,11 @@ SEED ?= 0
 FAULT_REPORT ?= faults.json
 FUZZ_SECONDS ?= 600
 
+# make images IMAGES="train scorers" REGISTRY=registry.example/team IMAGE_ARGS="--push"
+IMAGES ?= scorers tools train train-cpu
+REGISTRY ?= ghcr.io/tdm-r1
+IMAGE_ARGS ?=
+
 TORCH := torch==2.13.0
 # PyPI's torch for Linux carries 3 GB of CUDA. The CPU build has its own index and a higher version (2.13.0+cpu).
 # What torch needs comes with the package, from the usual index.
@@ -24,16 +29,25 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults check golden fuzz clean
+# What builds and runs the images in tests/images, from Debian's archive.
+CONTAINER_TOOLS := podman runc mmdebstrap
+
+.PHONY: help demo test faults check golden fuzz images locks pins wheelhouse test-images container-tools
+.PHONY: clean clean-containers
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itself
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
 
 test: check ## everything that CI runs
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 \
+	  -m "not release"
+	@echo 'not run: the tests marked `release`, which build and run the images; make test-images runs them'
+
+test-images: container-tools $(VENV)/.dev ## build and run the images, and build one again without a cache
+	$(BIN)/python -m pytest --durations 15 tests/images tests/contract/test_image_files.py
 
 faults: $(VENV)/.dev ## kill, starve and damage runs, KILLS times each kind of store; writes FAULT_REPORT
 	$(BIN)/python -m pytest tests/faults --timeout 0 --fault-kills $(KILLS) --fault-seed $(SEED) --fault-report $(FAULT_REPORT)
@@ -44,6 +58,7 @@ check: $(VENV)/.dev ## everything that runs no test: style, types, layers, compi
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pipelines.compile --check
+	$(BIN)/hadolint images/*/Containerfile
 
 golden: $(VENV)/.dev ## write the compiled pipelines again; look at `git diff` afterwards
 	$(BIN)/python -m pipelines.compile
@@ -52,9 +67,28 @@ fuzz: $(VENV)/.dev ## damage every kind of file for FUZZ_SECONDS (600); what was
 	mkdir -p .fuzz/corpus
 	$(BIN)/python -m tests.fuzz.fuzz_readers -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=.fuzz/ .fuzz/corpus
 
-clean: ## remove the environment and the caches; runs stay
+images: $(VENV)/.dev ## build the container images with docker, podman or buildah; IMAGE_ARGS=--push pushes them
+	$(BIN)/python -m images.build --registry $(REGISTRY) $(IMAGE_ARGS) $(IMAGES)
+
+locks: $(VENV)/.dev ## lock what the images hold again; IMAGE_ARGS=--upgrade takes newer versions
+	$(BIN)/python -m images.locks $(IMAGE_ARGS)
+
+pins: $(VENV)/.dev ## ask the registry for the digest of the base image
+	$(BIN)/python -m images.pins
+
+wheelhouse: $(VENV)/.dev ## download every wheel of the images, for a build without a network
+	$(BIN)/python -m images.wheelhouse $(IMAGES)
+
+container-tools: ## install what tests/images need, as root on Debian; elsewhere fail and say what is missing
+	@bash images/container-tools.sh $(CONTAINER_TOOLS)
+
+clean: clean-containers ## remove the environment and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
-	find src components pipelines tests -name __pycache__ -prune -exec rm -rf {} +
+	find src components pipelines images tests -name __pycache__ -prune -exec rm -rf {} +
+
+clean-containers: ## remove the images and containers of tests/images
+	@umount --lazy --recursive build/containers/storage/overlay 2>/dev/null || true
+	@rm -rf build/containers
 
 $(VENV)/.demo: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

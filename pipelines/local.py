@@ -3,33 +3,28 @@
 `python -m pipelines.local pipelines/compiled/block.yaml --param root=runs/a --param start=1 --param 'shards=[0,1]'`
 
 Only the YAML is read, so what runs is what a cluster would run: DAGs, nested pipelines, loops over a list parameter,
-conditions on parameters, OneOf, and the launcher's placeholders. Tasks run one after the other, in this process's own
-environment; images, resources and node selectors are not looked at. Whatever else a pipeline holds is refused, never
-skipped.
+conditions on parameters, OneOf, and the launcher's placeholders. Tasks run one after the other; resources and node
+selectors are not looked at. Whatever else a pipeline holds is refused, never skipped. With `--containers podman` each
+task runs in its own image, read-only, without capabilities or a network.
 """
 
 import argparse
 import json
+import os
 import re
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Final
 
 from pipelines.ir import documents
+from pipelines.launchers import PROGRAMS, Containers, Launcher, Processes
 
 Node = Mapping[str, Any]
 Values = dict[str, Any]
-
-PROGRAMS: Final[Mapping[str, Sequence[str]]] = {
-    "tdm-r1": (sys.executable, "-m", "tdm_r1"),
-    "python": (sys.executable,),
-}
-"""What stands here for the first word of a container's argv."""
 
 _TASK_KEYS: Final = {
     *("cachingOptions", "componentRef", "dependentTasks", "inputs", "iteratorPolicy"),
@@ -56,18 +51,13 @@ class TaskFailedError(RuntimeError):
         self.code = code
 
 
-def process(argv: Sequence[str]) -> int:
-    """Exit code of a process."""
-    return subprocess.run(argv, check=False).returncode
-
-
 def task_argvs(
     ir: Node,
     parameters: Node,
     *,
     scratch: Path,
     programs: Mapping[str, Sequence[str]] = PROGRAMS,
-    execute: Callable[[Sequence[str]], int] = process,
+    launcher: Launcher | None = None,
 ) -> Iterator[list[str]]:
     """Execute a compiled pipeline task by task, in an order that its edges allow.
 
@@ -76,12 +66,12 @@ def task_argvs(
         parameters: value of each pipeline parameter.
         scratch: directory for output parameters and artifacts; one folder per task.
         programs: replaces argv[0], `{"tdm-r1": [sys.executable, "-m", "tdm_r1"]}`; other programs run as they are.
-        execute: runs an argv and returns its exit code.
+        launcher: starts each task, in place of `programs`.
 
     Yields:
         argv of each task before the replacement, after it exited with 0. Nothing runs until it is asked for.
     """
-    yield from _Run(ir, scratch, programs, execute).component("root", ir["root"], parameters, ())
+    yield from _Run(ir, scratch, launcher or Processes(programs)).component("root", ir["root"], parameters, ())
 
 
 @dataclass(frozen=True)
@@ -90,8 +80,7 @@ class _Run:
 
     ir: Node
     scratch: Path
-    programs: Mapping[str, Sequence[str]]
-    execute: Callable[[Sequence[str]], int]
+    launcher: Launcher
     results: dict[tuple[str, ...], Values | None] = field(default_factory=dict)
     """Output parameters of every task by its path from the root."""
 
@@ -178,7 +167,7 @@ class _Run:
         message = _executor_input(definitions, inputs, self.scratch.joinpath(*path).resolve())
         parts = [*executor["container"].get("command", []), *executor["container"].get("args", [])]
         argv = [_PLACEHOLDER.sub(lambda found: _rendered(found[1], message), part) for part in parts]
-        code = self.execute([*self.programs.get(argv[0], (argv[0],)), *argv[1:]])
+        code = self.launcher(executor["container"], argv)
         if code:
             raise TaskFailedError(f"{where}: `{' '.join(argv[:3])} …` exited with {code}", code)
         self.results[path] = _read_outputs(where, definitions, message)
@@ -277,18 +266,29 @@ def _parameter(ir: Node, text: str) -> tuple[str, Any]:
     return key, value if spec.get("parameterType") == "STRING" else json.loads(value)
 
 
+def _containers(arguments: argparse.Namespace, parameters: Node, scratch: Path) -> Containers:
+    """Containers that see the scratch and a local root, and run as whoever calls."""
+    folders = [scratch] if "://" in parameters["root"] else [scratch, Path(parameters["root"])]
+    user = f"{os.getuid() or 65532}:{os.getgid()}"
+    return Containers(engine=(arguments.containers,), folders=folders, network=arguments.network, user=user)
+
+
 def main() -> int:
     """Run a compiled pipeline and print each task; the exit code is that of the first task that failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("pipeline", type=Path, help="compiled YAML")
     parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="string, or JSON")
     parser.add_argument("--scratch", type=Path, help="directory for outputs; a temporary one if not given")
+    parser.add_argument("--containers", metavar="ENGINE", help="podman or docker: run each task in its image")
+    parser.add_argument("--network", default="none", help="of the containers; host when the root is in S3")
     arguments = parser.parse_args()
     ir = documents(arguments.pipeline.read_text(encoding="utf-8"))[0]
     with tempfile.TemporaryDirectory() as temporary:
         try:
             parameters = dict(_parameter(ir, text) for text in arguments.param)
-            for argv in task_argvs(ir, parameters, scratch=arguments.scratch or Path(temporary)):
+            scratch = arguments.scratch or Path(temporary)
+            launcher = _containers(arguments, parameters, scratch) if arguments.containers else None
+            for argv in task_argvs(ir, parameters, scratch=scratch, launcher=launcher):
                 print(" ".join(part for part in argv if "\n" not in part and not part.startswith("{")), flush=True)
         except (TaskFailedError, UnsupportedPipelineError) as error:
             print(f"error: {error}", file=sys.stderr)

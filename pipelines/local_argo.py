@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pipelines.local import PROGRAMS, TaskFailedError, UnsupportedPipelineError, process
+from pipelines.launchers import PROGRAMS, process
+from pipelines.local import TaskFailedError, UnsupportedPipelineError
 
 Node = Mapping[str, Any]
 Values = dict[str, str]

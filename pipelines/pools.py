@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from kfp import dsl, kubernetes
 
+from pipelines.provenance import record_image
 from tdm_r1.errors import ConfigError
 from tdm_r1.profiles import DEFAULT_PROFILE, Pool, PoolName, Profile, open_profile
 
@@ -36,6 +37,7 @@ def placed(task: dsl.PipelineTask, pool: PoolName | None = None) -> dsl.Pipeline
     stage = task.component_spec.name.replace("-", "_")
     machine = PROFILE.pool_of(stage) if pool is None else PROFILE.pool(pool)
     task.set_caching_options(False)
+    record_image(task)
     _resources(task, machine)
     _scheduling(task, machine)
     _pod(task)

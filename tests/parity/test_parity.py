@@ -137,7 +137,7 @@ def test_the_kfp_loop_finishes_a_run_that_was_cut_and_gives_the_same_bytes(
     (root / "iter-00001/evaluation/manifest.json").unlink()
     ir = next(yaml.safe_load_all((COMPILED / "loop.yaml").read_text(encoding="utf-8")))
     given = {"root": str(root), "shards": [0, 1]}
-    ran = list(task_argvs(ir, given, scratch=tmp_path / "scratch", programs={}, execute=here))
+    ran = list(task_argvs(ir, given, scratch=tmp_path / "scratch", launcher=lambda _, argv: here(argv)))
     assert len(ran) == 3 + 1 + 2 * (1 + 7)
     assert differing(expected, records(root)) == []
 
