@@ -43,4 +43,4 @@ def test_only_numerics_sets_global_state_of_the_tensor_library() -> None:
         and node.value.id == "torch"
     }
     outside = {user for user in users if not user.startswith(("pretrain/", "runtime/numerics.py"))}
-    assert not outside
+    assert outside == {"rewards/worker.py"}, "a scoring process is its own: no stage computes there"

@@ -23,6 +23,8 @@ CALLS = {
     "yaml.unsafe_load",
 }
 BUILTINS = {"eval", "exec", "compile", "__import__"}
+CONVERTERS = {"src/tdm_r1/models/lora_files.py", "src/tdm_r1/rewards/mmdet.py"}
+"""Commands that import other programs' checkpoints, by the reader of torch that builds tensors and runs nothing."""
 SHELLS = {"subprocess.getoutput", "subprocess.getstatusoutput"}
 
 
@@ -49,9 +51,15 @@ def dangers(text: str) -> set[str]:
         if isinstance(node, ast.Call):
             name = dotted(node.func)
             found |= {name} & (CALLS | BUILTINS | SHELLS)
+            if name == "torch.load" and any(k.arg == "weights_only" and on(k.value) for k in node.keywords):
+                found = (found - {name}) | {"restricted torch.load"}
             found |= {f"{k.arg}=" for k in node.keywords if k.arg in ("shell", "allow_pickle") and not off(k.value)}
-            found |= {"weights_only=" for k in node.keywords if k.arg == "weights_only"}
+            found |= {"weights_only=" for k in node.keywords if k.arg == "weights_only" and not on(k.value)}
     return found
+
+
+def on(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is True
 
 
 def off(value: ast.expr) -> bool:
@@ -65,6 +73,9 @@ def off(value: ast.expr) -> bool:
         ("from pickle import loads", "pickle"),
         ("import torch\ntorch.load('x')", "torch.load"),
         ("from torch import load", "torch.load"),
+        ("torch.load('x', weights_only=False)", "torch.load"),
+        ("torch.load('x', weights_only=yes)", "weights_only="),
+        ("torch.load('x', weights_only=True)", "restricted torch.load"),
         ("np.load('x', allow_pickle=True)", "allow_pickle="),
         ("yaml.load(x)", "yaml.load"),
         ("eval('1')", "eval"),
@@ -87,7 +98,7 @@ def test_what_is_harmless_is_not_found(text: str) -> None:
 def test_no_source_can_execute_the_content_of_a_file() -> None:
     assert len(SOURCES) > 100
     found = {path.relative_to(ROOT).as_posix(): dangers(path.read_text(encoding="utf-8")) for path in SOURCES}
-    assert {name: what for name, what in found.items() if what} == {}
+    assert {name: what for name, what in found.items() if what} == dict.fromkeys(CONVERTERS, {"restricted torch.load"})
 
 
 LIGHT = """

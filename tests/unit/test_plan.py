@@ -206,7 +206,7 @@ def test_the_command_prints_json_and_says_by_its_exit_code_that_a_limit_breaks(
     [
         (["--profile", "4xB200"], "there is no profile `4xB200`"),
         (["--preset", "gone"], "there is no preset `gone`"),
-        (["--set", "rollout.shards=100"], "groups=64 is not a multiple of shards=100"),
+        (["--set", "rollout.shards=100"], "shards=100 is above groups=64"),
         (["--preset", "plane"], "the costs were measured with `embedded:shapes`"),
         (["--scoring-pods", "10001"], "--scoring-pods is 10001, expected 1..10,000"),
         (["--costs", "/nowhere"], "holds no run.json"),

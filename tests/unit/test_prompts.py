@@ -20,7 +20,7 @@ def table() -> PromptTable:
     rows = [(f"{tag}-{number}", tag, split) for tag in TAGS for number in range(5) for split in ("train", "test")]
     prompts = pa.table(
         {
-            "prompt_id": [f"{split}/{name}" for name, _, split in rows],
+            "prompt_id": [f"{split}:{name}" for name, _, split in rows],
             "text": [name for name, _, _ in rows],
             "tag": [tag for _, tag, _ in rows],
             "split": [split for _, _, split in rows],
@@ -51,7 +51,7 @@ def test_a_tag_is_drawn_in_proportion_to_its_share() -> None:
 
 
 def test_only_training_prompts_are_drawn() -> None:
-    assert all(chosen.startswith("train/") for chosen in table().draw(range(500), Keys(0, 1)))
+    assert all(chosen.startswith("train:") for chosen in table().draw(range(500), Keys(0, 1)))
 
 
 def test_a_draw_depends_on_its_name_alone() -> None:

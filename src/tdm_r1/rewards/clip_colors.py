@@ -43,7 +43,7 @@ class ClipColors:
     def load(self, threads: int) -> None:
         from transformers import AutoTokenizer, CLIPModel
 
-        torch.set_num_threads(threads)
+        del threads  # a process of the pool has set them; in the stage's own they are the run's
         if not (self._folder / "config.json").is_file():
             raise FileNotFoundError(f"`{self._folder}` holds no CLIP; the option `colors` names its folder")
         self._model = CLIPModel.from_pretrained(self._folder, local_files_only=True).eval()

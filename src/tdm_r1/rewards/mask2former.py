@@ -45,7 +45,7 @@ class Mask2Former:
     def load(self, threads: int) -> None:
         from transformers import Mask2FormerForUniversalSegmentation
 
-        torch.set_num_threads(threads)
+        del threads  # a process of the pool has set them; in the stage's own they are the run's
         if not (self._folder / "config.json").is_file():
             raise FileNotFoundError(f"`{self._folder}` holds no Mask2Former; the option `weights` names its folder")
         model = Mask2FormerForUniversalSegmentation.from_pretrained(self._folder, local_files_only=True)
