@@ -87,12 +87,11 @@ def copied(source: Path, target: Path) -> None:
     shutil.copy(source / "manifest.json", target)
 
 
-def executing(scratch: Path, fail_after: Sequence[int] = (), seconds: list[float] | None = None) -> Work:
+def executing(scratch: Path, fail_after: Sequence[int] = ()) -> Work:
     """Work that really executes the submitted pipeline: each task's own argv as a process on this machine.
 
     Args:
         fail_after: for each run in turn, the number of manifests after which its process is killed.
-        seconds: takes the duration of each run.
     """
     kills = list(fail_after)
 
@@ -103,7 +102,7 @@ def executing(scratch: Path, fail_after: Sequence[int] = (), seconds: list[float
         words = [word for pair in given for word in ("--param", pair)]
         command = [sys.executable, "-m", "pipelines.local", str(place / "block.yaml"), *words]
         limit = kills.pop(0) if kills else sys.maxsize
-        clock, here = time.monotonic(), COMPILED.parents[1]
+        here = COMPILED.parents[1]
         with (
             (place / "log.txt").open("wb") as log,
             subprocess.Popen(command, stdout=log, stderr=log, cwd=here, start_new_session=True) as process,
@@ -114,8 +113,6 @@ def executing(scratch: Path, fail_after: Sequence[int] = (), seconds: list[float
                 time.sleep(0.2)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # the stage that runs too, as a node does that goes away
-        if seconds is not None:
-            seconds.append(time.monotonic() - clock)
         return None if process.returncode == 0 else f"exit code {process.returncode}"
 
     return work

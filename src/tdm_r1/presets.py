@@ -33,10 +33,11 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 def shapes_cpu() -> RunConfig:
     """The demonstration: a 3.6 M-parameter SD3 learns the GenEval rule on two CPU cores."""
-    fake = FakeScoreConfig(optimizer=AdamConfig(learning_rate=1e-3))
+    fake = FakeScoreConfig(optimizer=AdamConfig(learning_rate=2e-4))
     return RunConfig(
         preset="shapes_cpu",
         iterations=20,
+        model=ModelConfig(fake_adapter=AdapterConfig(kind="full")),
         distill=DistillConfig(steps=250, batch=64, guidance=3.0, fake=fake, generator=AdamConfig(learning_rate=3e-4)),
         rollout=RolloutConfig(
             groups=64,
@@ -61,8 +62,8 @@ def shapes_cpu() -> RunConfig:
             drift_gate=0.2,
         ),
         generator=GeneratorConfig(
-            optimizer=AdamConfig(learning_rate=6e-4),
-            fake=FakeScoreConfig(optimizer=AdamConfig(learning_rate=2e-3)),
+            optimizer=AdamConfig(learning_rate=2e-4),
+            fake=fake,
             fake_start="distilled",
             updates=6,
             steps_per_trajectory=1,
