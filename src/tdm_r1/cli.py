@@ -230,7 +230,7 @@ def evaluate(
     wanted = {"prompts": prompts, "images_per_prompt": images_per_prompt, "split": split}
     section = presets.replace(generator.config.evaluation, wanted)
     content = measure(generator, section, seed=seed, with_teacher=teacher, page=page)
-    title = f"{content['generator']}: {content['prompts']} images, {split} prompts, seed {seed}"
+    title = f"{content['generator']}: {content['prompts']} {split} prompts, seed {seed}"
     console.OUT.print(console.result_table(content["rows"], title))
     if out is not None:
         write_json(content, out)

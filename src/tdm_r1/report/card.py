@@ -120,7 +120,7 @@ Other step counts, other sigmas or any guidance were never trained.
 ## Result
 
 {% if c.row %}
-Share of correct images among {{ c.judged }}, drawn for {{ "held-out" if c.split == "test" else "training" }} prompts \
+Share of correct images for {{ c.judged }} {{ "held-out" if c.split == "test" else "training" }} prompts \
 of the suite `{{ c.suite }}`, one seed:
 
 | | NFE | overall | 95% interval |{% for tag in c.row.tags %} {{ tag }} |{% endfor %}
@@ -131,7 +131,7 @@ of the suite `{{ c.suite }}`, one seed:
 {%- for value in c.row.tags.values() %} {{ "%.3f" | format(value) }} |{% endfor %}
 
 
-The interval is a bootstrap over images; it says nothing about other training seeds.
+The interval is a bootstrap over prompts; it says nothing about other training seeds.
 {% else %}
 This iteration was not evaluated.
 {% endif %}
