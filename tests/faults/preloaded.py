@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -155,6 +156,8 @@ def _become(order: Mapping[str, Any]) -> None:
     try:
         getattr(importlib.import_module(module), function)()
         code = 0
+    except Exception:
+        traceback.print_exc()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     finally:

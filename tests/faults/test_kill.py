@@ -17,7 +17,7 @@ from tests.support import content, differing, plane_run
 
 pytestmark = pytest.mark.slow
 
-MOST_CHANGES = 10
+MOST_CHANGES = 25
 """A commit is about 20 changes of its directory."""
 PAGES = ("pages", "result.json", "report.html")
 MOST_CPU_SECONDS = 0.8

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -61,9 +61,11 @@ class S3Store:
         from botocore.exceptions import HTTPClientError, IncompleteReadError
 
         def read() -> bytes:
-            with self._client.get_object(Bucket=self._bucket, Key=self._at(key))["Body"] as body:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._at(key))
+            most = MOST_BYTES + 1 if answer["ContentLength"] > MOST_BYTES else None  # a whole read notices a cut answer
+            with closing(answer["Body"]) as body:  # its own `with` gives the stream below it, which checks less
                 try:
-                    return require_small(body.read(MOST_BYTES + 1), f"{self._root}/{key}")
+                    return require_small(body.read(most), f"{self._root}/{key}")
                 except (HTTPClientError, IncompleteReadError) as error:
                     raise RetriesExceededError(Boto3Error(str(error))) from error
 
