@@ -44,11 +44,77 @@ def no_fault(request: Request) -> Fault | None:
     return None
 
 
+Happening = Callable[[Request], Fault | bool | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What happens to which request."""
+
+    unconditional: Rule
+    lost: Rule
+    failed: Rule
+    fault: Happening
+
+
 class Front(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, server: Server, rules: Rules) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behind, self.rules = server, rules
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that hang up or die."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Front
+
+    def forward(self) -> None:
+        rules, request = self.server.rules, Request(self.command, self.path, "If-None-Match" in self.headers)
+        size, happens = int(self.headers.get("Content-Length") or 0), rules.fault(request)
+        if happens == "cut request":
+            self.rfile.read(size // 2)
+            self.hang_up()
+            return
+        body = self.rfile.read(size)
+        if happens in ("500", "503") or rules.failed(request):
+            code = "InternalError" if happens == "500" else "SlowDown"
+            self.reply(500 if happens == "500" else 503, {}, f"<Error><Code>{code}</Code></Error>".encode())
+            return
+        if happens == "slow":
+            time.sleep(SLOW_SECONDS)
+        answer = execute(self.server.behind, self, body, rules.unconditional(request))
+        if happens == "lost answer" or rules.lost(request):
+            self.hang_up()
+        else:
+            self.reply(*answer, cut=happens == "cut answer")
+
+    def hang_up(self) -> None:
+        self.close_connection = True
+        with suppress(OSError):  # the client may be dead
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def reply(self, status: int, headers: dict[str, str], body: bytes, *, cut: bool = False) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        size = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+        self.send_header("Content-Length", size)
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if cut else body)
+        if cut:
+            self.hang_up()
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward  # noqa: N815
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
 
 
 @contextmanager
@@ -58,7 +124,7 @@ def proxy(
     unconditional: Rule = never,
     lost: Rule = never,
     failed: Rule = never,
-    fault: Callable[[Request], Fault | bool | None] = no_fault,
+    fault: Happening = no_fault,
 ) -> Iterator[Server]:
     """Forward requests, signed again because some change on the way.
 
@@ -68,54 +134,7 @@ def proxy(
         failed: which are answered with 503 and not forwarded.
         fault: what happens to each beside.
     """
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def forward(self) -> None:
-            request = Request(self.command, self.path, "If-None-Match" in self.headers)
-            size, happens = int(self.headers.get("Content-Length") or 0), fault(request)
-            if happens == "cut request":
-                self.rfile.read(size // 2)
-                self.hang_up()
-                return
-            body = self.rfile.read(size)
-            if happens in ("500", "503") or failed(request):
-                code = "InternalError" if happens == "500" else "SlowDown"
-                self.reply(500 if happens == "500" else 503, {}, f"<Error><Code>{code}</Code></Error>".encode())
-                return
-            if happens == "slow":
-                time.sleep(SLOW_SECONDS)
-            answer = execute(server, self, body, unconditional(request))
-            if happens == "lost answer" or lost(request):
-                self.hang_up()
-            else:
-                self.reply(*answer, cut=happens == "cut answer")
-
-        def hang_up(self) -> None:
-            self.close_connection = True
-            with suppress(OSError):  # the client may be dead
-                self.connection.shutdown(socket.SHUT_RDWR)
-
-        def reply(self, status: int, headers: dict[str, str], body: bytes, *, cut: bool = False) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
-                    self.send_header(name, value)
-            size = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
-            self.send_header("Content-Length", size)
-            self.end_headers()
-            self.wfile.write(body[: len(body) // 2] if cut else body)
-            if cut:
-                self.hang_up()
-
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward  # noqa: N815
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
-
-    with Front(("127.0.0.1", 0), Handler) as front:
-        front.daemon_threads = True
+    with Front(server, Rules(unconditional=unconditional, lost=lost, failed=failed, fault=fault)) as front:
         thread = threading.Thread(target=front.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

@@ -148,13 +148,13 @@ PRESETS: Final[Mapping[str, Callable[[], RunConfig]]] = MappingProxyType(
 )
 
 
-def parse_overrides(pairs: list[str] | None) -> dict[str, Any]:
-    """`a.b=c` pairs to values; what is not JSON is a string."""
+def parse_overrides(pairs: list[str] | None, flag: str = "--set", example: str = "surrogate.beta=10") -> dict[str, Any]:
+    """`a.b=c` pairs of a repeated flag to values; what is not JSON is a string."""
     overrides: dict[str, Any] = {}
     for pair in pairs or ():
         key, separator, text = pair.partition("=")
         if not separator:
-            raise ConfigError(f"--set {pair!r} has no `=`", hint="write --set surrogate.beta=10")
+            raise ConfigError(f"{flag} {pair!r} has no `=`", hint=f"write {flag} {example}")
         try:
             overrides[key] = json.loads(text)
         except json.JSONDecodeError:

@@ -187,5 +187,9 @@ def test_committing_other_content_to_a_taken_location_is_refused(store: Store) -
 
 def test_changing_a_loaded_tensor_does_not_change_the_store(store: Store) -> None:
     put(store, training(Base))
-    load(store, WHERE, Base)[0].state["surrogate/w.a"].add_(1)
-    load(store, WHERE, Base)  # every hash still holds
+    loaded, manifest = load(store, WHERE, Base)
+    before = loaded.state["surrogate/w.a"].clone()
+    loaded.state["surrogate/w.a"].add_(1)
+    again, same = load(store, WHERE, Base)  # every hash still holds
+    assert torch.equal(again.state["surrogate/w.a"], before)
+    assert same == manifest

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from pipelines.compile import COMPILED
+from pipelines.ir import documents
+from pipelines.sizes import MAX_FILE, MAX_RETRYABLE, MAX_STORED, size_of
 from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.artifacts.store import open_store
 from tdm_r1.plan.costs import Costs, StageCost, as_json, costs_from, measured, shipped, units
-from tdm_r1.plan.limits import FILE_FIXED, FILE_PER_ITERATION, limits
+from tdm_r1.plan.limits import FILE_FIXED, FILE_PER_ITERATION, limits, nodes, pods
 from tdm_r1.plan.planner import Setting, cluster_of, enough_scoring_pods, faster, make_plan
 from tdm_r1.plan.simulate import Cluster, ideal, percentiles, simulate
 from tdm_r1.presets import resolve
@@ -145,6 +147,19 @@ def test_a_fan_in_of_too_many_digests_breaks_the_longest_argument() -> None:
 def test_the_estimate_of_the_compiled_file_is_close() -> None:
     compiled = (COMPILED / "block.yaml").stat().st_size
     assert pytest.approx(compiled, rel=0.15) == FILE_FIXED + 5 * FILE_PER_ITERATION
+
+
+@pytest.mark.parametrize("shards", [1, 4, 8, 64])
+def test_the_planner_and_the_checker_of_the_pipelines_estimate_the_same_run(shards: int) -> None:
+    size = size_of(documents((COMPILED / "block.yaml").read_text(encoding="utf-8")), {"shards": shards})
+    config = run_config(shards)
+    found = {limit.name: limit for limit in limits(config, open_profile("smoke"), costs(config), 5)}
+    assert (pods(shards, 5), nodes(shards, 5)) == (size.pods, size.nodes)
+    assert found["workflow object, bytes"].found == pytest.approx(size.stored, rel=0.03)
+    assert found["the same at KFP's retry, bytes"].found == pytest.approx(size.retryable, rel=0.03)
+    assert found["longest argument, bytes"].found == size.argument
+    assert [found[name].limit for name in ("compiled file, bytes", "workflow object, bytes")] == [MAX_FILE, MAX_STORED]
+    assert found["the same at KFP's retry, bytes"].limit == MAX_RETRYABLE
 
 
 def test_costs_are_those_of_the_manifests_and_grow_with_the_work(finished: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from tdm_r1.models.sources import COMMIT
 from tdm_r1.presets import resolve
 from tdm_r1.published import PUBLISHED
-from tdm_r1.runtime.plan import plan
-from tdm_r1.runtime.plan_view import size
+from tdm_r1.runtime.dry_run import plan
+from tdm_r1.runtime.dry_run_view import size
 from tests.support import TINY, tdm_r1
 
 TABLE = {

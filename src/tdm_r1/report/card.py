@@ -56,7 +56,7 @@ class Card:
     """Its line of the result table; None when it was not evaluated."""
     suite: str
     judged: int
-    """Images behind the row."""
+    """Prompts behind the row."""
     split: str
     """Of their prompts, `test` or `train`."""
 

@@ -29,7 +29,7 @@ _PAGE = Environment(autoescape=True, undefined=StrictUndefined).from_string(
 <meta name="viewport" content="width=device-width,initial-scale=1"><title>{{ title }}</title>
 <style>{{ style }}</style></head><body>
 <h1>{{ title }}</h1>
-<p class="note">Suite {{ h.suite }}, {{ count }} images of {{ h.prompts }} per row,
+<p class="note">Suite {{ h.suite }}, {{ count }} {{ h.prompts }} per row,
 seed {{ h.seed }}, evaluated up to iteration {{ h.iterations }}.</p>
 <div class="scroll"><table><tr><th>model</th><th>NFE</th><th>overall</th>
 {% for tag in h.tags %}<th>{{ tag }}</th>{% endfor %}</tr>
@@ -37,7 +37,7 @@ seed {{ h.seed }}, evaluated up to iteration {{ h.iterations }}.</p>
 <td>{{ h.cell(model).nfe }}</td>{% for tag in ["overall"] + h.tags|list %}{% set c = h.cell(model, tag) %}
 <td>{{ "%.3f"|format(c.value) }}<br><small>{{ "%.3f"|format(c.low) }}–{{ "%.3f"|format(c.high) }}</small></td>
 {% endfor %}</tr>{% endfor %}</table></div>
-<p class="note">Share of correct images with 95% bootstrap intervals over images; overall is the unweighted mean of the
+<p class="note">Share of correct images with 95% bootstrap intervals over prompts; overall is the unweighted mean of the
 tags. NFE counts network evaluations per image; guidance costs two per step. The intervals say nothing about other
 training seeds.</p>
 <h2>Progress</h2>

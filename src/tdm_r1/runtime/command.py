@@ -15,11 +15,11 @@ from tdm_r1.errors import ConfigError
 from tdm_r1.kfp_outputs import parse_executor_input, write_outputs
 from tdm_r1.runtime import audit_report
 from tdm_r1.runtime.audit import audit
+from tdm_r1.runtime.dry_run_view import show_plan
 from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.history import write_report
 from tdm_r1.runtime.layout import VARIANTS, Task, all_tasks, evaluation_due, variant_tasks
 from tdm_r1.runtime.loop import in_process, isolated, loop
-from tdm_r1.runtime.plan_view import show_plan
 from tdm_r1.runtime.replay import replay
 from tdm_r1.runtime.results import RESULT_FILE, write_result
 from tdm_r1.runtime.run import Run, create_run, open_run

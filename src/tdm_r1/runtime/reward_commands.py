@@ -10,6 +10,7 @@ import typer
 
 from tdm_r1 import console
 from tdm_r1.errors import ConfigError
+from tdm_r1.presets import parse_overrides
 
 scorer_app = typer.Typer(no_args_is_help=True, help="Scorers that are installed here.")
 geneval_app = typer.Typer(no_args_is_help=True, help="The GenEval benchmark.")
@@ -18,16 +19,7 @@ Option = Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE fo
 
 
 def _options(pairs: list[str] | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for pair in pairs or ():
-        key, separator, text = pair.partition("=")
-        if not separator:
-            raise ConfigError(f"--option {pair!r} has no `=`", hint="write --option kind=strict")
-        try:
-            found[key] = json.loads(text)
-        except json.JSONDecodeError:
-            found[key] = text
-    return found
+    return parse_overrides(pairs, "--option", "kind=strict")
 
 
 @scorer_app.command("list")

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from tdm_r1 import console
 from tdm_r1.config import RunConfig
-from tdm_r1.runtime.plan import Plan, plan
+from tdm_r1.runtime.dry_run import Plan, plan
 
 
 def show_plan(config: RunConfig) -> None:
