@@ -115,6 +115,10 @@ class FakeScoreConfig(Section):
 class DistillConfig(Section):
     steps: Count = 350
     """Fake-then-generator steps of stage 0."""
+    warmup: Count = 0
+    """Steps before those in which only the fake score learns; a start from an adapter needs some [ours]."""
+    fake_updates: Positive = 1
+    """Fake-score steps per generator step, on the same trajectories with new noise; TDM's is 1 [ours]."""
     batch: Positive = 64
     """Trajectories per step."""
     interval: Literal["to_T", "separate"] = "to_T"
@@ -131,6 +135,11 @@ class DistillConfig(Section):
     """The fake score."""
     generator: AdamConfig = AdamConfig(learning_rate=7.5e-5)
     """AdamW of the generator [paper]."""
+
+    @property
+    def fake_steps(self) -> int:
+        """Of the fake score, warm-up included."""
+        return (self.warmup + self.steps) * self.fake_updates
 
 
 class RolloutConfig(Section):

@@ -86,7 +86,7 @@ def units(stage: str, config: RunConfig) -> int:
         "generator_update": config.generator.updates
         * config.generator.steps_per_trajectory
         * (1 + config.generator.fake_updates),
-        "distill_base": config.distill.steps,
+        "distill_base": (config.distill.fake_steps + config.distill.steps) // 2,
     }.get(stage, 1)
     return samples(stage, config) * factor
 

@@ -83,17 +83,17 @@ def _images(config: RunConfig, evaluations: int) -> dict[str, int]:
     rows = evaluations + (2 if config.evaluation.teacher_steps else 0)
     rows += evaluations - 1 if config.evaluation.surrogate_steps else 0
     return {
-        "stage 0": config.distill.steps * config.distill.batch,
+        "stage 0": (config.distill.warmup + config.distill.steps) * config.distill.batch,
         "rollout": config.iterations * config.rollout.groups * config.rollout.group_size,
         "evaluation, at most": rows * config.evaluation.prompts * config.evaluation.images_per_prompt,
     }
 
 
 def _steps(config: RunConfig) -> dict[str, int]:
-    generator = config.generator.updates * config.iterations
+    first, generator = config.distill, config.generator.updates * config.iterations
     return {
-        "fake score": config.distill.steps + generator * config.generator.fake_updates,
-        "generator": config.distill.steps + generator,
+        "fake score": first.fake_steps + generator * config.generator.fake_updates,
+        "generator": first.steps + generator,
         "surrogate": config.surrogate.updates * config.iterations,
     }
 

@@ -56,6 +56,7 @@ class _Trainer:
         return found
 
     def train_fake(self, step: int, batches: list[Batch], fake: RoleOptimizer) -> None:
+        """One optimizer step of the fake score; `step` counts its own."""
         for batch in batches:
             weights = self.fake_adapter.apply(fake.params)
             result = fake_loss(
@@ -94,7 +95,10 @@ def distill_base(
     keys: Keys,
     progress: Progress,
 ) -> Base:
-    """Distil the frozen base into K steps: one fake-score step, then one generator step, `distill.steps` times.
+    """Distil the frozen base into K steps: `fake_updates` fake-score steps, then one generator step, `steps` times.
+
+    Before them come `warmup` steps of the fake score alone: a generator that is imported has none of its own, and what
+    the base says in its place would push it away from where it is.
 
     Source: TDM, arXiv 2503.06674; section 2 of the algorithm document.
 
@@ -107,11 +111,13 @@ def distill_base(
     generator = RoleOptimizer("generator", start or adapter.new(keys, "generator"), section.generator, {})
     fake = RoleOptimizer("fake", fake_adapter.new(keys, "fake"), section.fake.optimizer, {})
     average = generator.tensors()
-    for step in progress(range(section.steps), "distill_base"):
+    for step in progress(range(section.warmup + section.steps), "distill_base"):
         batches = trainer.batches(step, generator)
-        trainer.train_fake(step, batches, fake)
-        trainer.train_generator(step, batches, generator, fake)
-        average = blend(average, generator.tensors(), average_decay(step))
+        for turn in range(section.fake_updates):
+            trainer.train_fake(step * section.fake_updates + turn, batches, fake)
+        if step >= section.warmup:
+            trainer.train_generator(step, batches, generator, fake)
+            average = blend(average, generator.tensors(), average_decay(step - section.warmup))
     return Base(
         state=join_roles({"generator": generator.tensors(), "generator_ema": average, "fake": fake.tensors()}),
         optimizer=join_roles({"generator": generator.state(), "fake": fake.state()}),
