@@ -29,6 +29,14 @@ def steps(sampler: SamplerConfig) -> list[Step]:
     return [Step(j, grid[j], grid[j + 1], sampler.shift) for j in range(sampler.steps)]
 
 
+def dealt(deck: Sequence[Step], number: int, hand: int) -> list[Step]:
+    """Steps of the microbatch `number` of an optimizer step, dealt in turn so that all steps are trained alike.
+
+    A fake score that is trained on some steps only forgets the others at once (docs/log.md).
+    """
+    return sorted((deck[(number * hand + i) % len(deck)] for i in range(hand)), key=lambda step: step.index)
+
+
 def own_levels(
     step: Step, keys: Keys, purpose: str, ids: Sequence[Counter], *counters: Counter, mode: Literal["to_T", "separate"]
 ) -> Tensor:

@@ -29,7 +29,7 @@ def apply(config: NumericsConfig, dtype: str = "float32") -> None:
         )
     require_dtype(config.device, dtype)
     torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # `use_deterministic_algorithms` imports the compiler: 3 s a process
 
 
 @cache

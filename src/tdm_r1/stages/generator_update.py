@@ -23,7 +23,7 @@ from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone, Weights
 from tdm_r1.models.distiller import Batch, Student, effective, estimates, fake_loss, replay, teacher_queries
-from tdm_r1.models.levels import Step, own_levels, shared_noise, steps
+from tdm_r1.models.levels import Step, dealt, own_levels, shared_noise, steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
 from tdm_r1.models.prompts import PromptTable
@@ -95,10 +95,10 @@ class _Trainer:
         return batch, [self.samples.groups[row] for row in rows]
 
     def chosen_steps(self, role: str, update: int, number: int) -> list[Step]:
-        """M of the K steps, drawn without repeats for one microbatch."""
+        """M of the K steps for one microbatch."""
         grid = steps(self.config.sampler)
-        order = self.keys.permutation(f"{role}/steps", update, number, count=len(grid))
-        return [grid[index] for index in sorted(order[: self.section.steps_per_trajectory])]
+        deck = self.keys.permutation(f"{role}/steps", update, 0, count=len(grid))
+        return dealt([grid[index] for index in deck], number, self.section.steps_per_trajectory)
 
     def train_fake(self, update: int, turn: int, fake: RoleOptimizer) -> None:
         """One optimizer step of the fake score on this iteration's trajectories."""
