@@ -26,7 +26,7 @@ PRELOADED = (
     *("boto3", "boto3.s3.transfer", "torch._inductor", "matplotlib.backends.backend_svg"),
     *("tdm_r1.cli", "tdm_r1.runtime.command", "tdm_r1.models.plane", "tdm_r1.rewards.plane"),
 )
-"""What a run imports late, too: PyTorch's compiler with `use_deterministic_algorithms`, for instance."""
+"""What a run imports late, too: PyTorch's compiler with the first optimizer, for instance."""
 
 
 @dataclass

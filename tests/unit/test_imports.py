@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def test_the_mathematics_imports_torch_and_the_standard_library_only(path: Path)
 
 
 def test_only_numerics_sets_global_state_of_the_tensor_library() -> None:
-    setters = {"set_num_threads", "use_deterministic_algorithms", "set_default_dtype", "manual_seed"}
+    setters = {"set_num_threads", "set_default_dtype", "manual_seed"}
+    setters |= {"set_deterministic_debug_mode", "use_deterministic_algorithms"}
     users = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
@@ -44,3 +46,18 @@ def test_only_numerics_sets_global_state_of_the_tensor_library() -> None:
     }
     outside = {user for user in users if not user.startswith(("pretrain/", "runtime/numerics.py"))}
     assert outside == {"rewards/worker.py"}, "a scoring process is its own: no stage computes there"
+
+
+def test_a_stage_that_trains_nothing_starts_without_the_compiler(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from tdm_r1.config import NumericsConfig\n"
+        "from tdm_r1.runtime import command, numerics\n"
+        "import torch\n"
+        "numerics.apply(NumericsConfig(threads=1))\n"
+        "assert torch.are_deterministic_algorithms_enabled()\n"
+        "assert not torch.is_deterministic_algorithms_warn_only_enabled()\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "False\n"
