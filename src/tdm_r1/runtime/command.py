@@ -55,12 +55,16 @@ def dry_run(root: str | None, config: RunConfig | None) -> None:
 def run_loop(root: str, config: RunConfig | None, *, isolate: bool) -> None:
     """Run or resume, with a progress line; print the table at the end."""
     run = create_run(root, config, check_model=not isolate) if config is not None else open_run(root)
+    adapter = run.config.distill.adapter
+    if adapter:
+        console.OUT.print(f"starts from the generator `{adapter}`, which an earlier run distilled", soft_wrap=True)
     with console.bar() as progress:
         line = progress.add_task(run.config.preset, total=len(all_tasks(run.config)))
         for done in loop(run, isolated if isolate else in_process, console.track(progress)):
             progress.update(line, completed=done.position, description=_describe(run, done.task))
     outcome = write_result(run)
     title = f"{outcome['prompts']} held-out prompts, iteration {outcome['iterations']}, seed {outcome['seed']}"
+    title += f", tdm is {adapter}" if adapter else ""
     console.OUT.print(console.result_table(outcome["rows"], title))
     console.OUT.print(f"result  {run.root}/{RESULT_FILE}", soft_wrap=True)
     report_run(root, None, None, run=run)

@@ -64,6 +64,7 @@ def result(run: Run) -> dict[str, Any]:
         "suite": run.config.world,
         "preset": run.config.preset,
         "seed": run.config.seed,
+        "starts_from": run.config.distill.adapter or run.config.model.source,
         "iterations": iterations[-1] if iterations else 0,
         "prompts": next((cell["count"] for cell in first if cell["tag"] == OVERALL), 0),
         "rows": rows,
