@@ -26,14 +26,14 @@ from tdm_r1.config import EvaluationConfig
 from tdm_r1.errors import ConfigError, MissingParentError
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.sampler import trajectory
-from tdm_r1.models.sources import ASSETS
+from tdm_r1.models.sources import ASSETS, open_source
 from tdm_r1.pretrain.autoencoder import new_autoencoder, standardise
 from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
 from tdm_r1.rng import Keys
 from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.generators import newest_generator, open_generator
 from tdm_r1.runtime.layout import Task
-from tdm_r1.runtime.lora_folder import WEIGHTS_FILE
+from tdm_r1.runtime.lora_folder import WEIGHTS_FILE, starting_role
 from tdm_r1.runtime.measure import measure
 from tdm_r1.runtime.release import export_lora, sample_images
 from tdm_r1.runtime.run import Run, create_run
@@ -211,14 +211,25 @@ def test_an_export_is_sampled_and_judged_like_the_run_that_it_came_from(
     assert rows[0][0]["nfe"] == 4
 
 
-def test_the_committed_export_opens_and_was_made_on_the_committed_base() -> None:
-    generator = open_generator(None, "embedded:shapes_r1")
-    assert generator.name == "tdm-r1"
+@pytest.mark.parametrize(("asset", "name"), [("shapes_r1", "tdm-r1"), ("shapes_tdm", "tdm")])
+def test_a_committed_export_opens_and_was_made_on_the_committed_base(asset: str, name: str) -> None:
+    generator = open_generator(None, f"embedded:{asset}")
+    assert generator.name == name
     assert set(generator.role) == set(
         Adapter(generator.backbone.base(), generator.config.model.adapter).new(Keys(0, 0), "x")
     )
     base = ASSETS / "shapes" / "transformer" / "diffusion_pytorch_model.safetensors"
-    assert sha256_of(base) in (ASSETS / "shapes_r1" / "README.md").read_text()
+    assert sha256_of(base) in (ASSETS / asset / "README.md").read_text()
+
+
+def test_the_demonstration_starts_from_the_committed_tdm() -> None:
+    config = presets.resolve("shapes_cpu", {})
+    committed = open_generator(None, "embedded:shapes_tdm")
+    found = starting_role(config, committed.backbone.base(), open_source(config.model).revision)
+    assert found is not None
+    scale = config.model.adapter.alpha / config.model.adapter.rank
+    for name, tensor in committed.role.items():
+        assert torch.equal(found[name] * (scale if name.endswith(".lora_B") else 1), tensor)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tdm_r1.artifacts.schema import check_tensor
@@ -54,9 +54,8 @@ def write_folder(out: Path, role: Mapping[str, Tensor], config: RunConfig, metad
     scheduler |= {"shift": config.sampler.shift, "use_dynamic_shifting": False}
     (out / SCHEDULER).parent.mkdir(parents=True, exist_ok=True)
     (out / SCHEDULER).write_text(json.dumps(scheduler, indent=2) + "\n")
-    save_file(
-        diffusers_lora(role, config.model.adapter), out / WEIGHTS_FILE, metadata={"format": "pt", **dict(metadata)}
-    )
+    weights = save(diffusers_lora(role, config.model.adapter), metadata={"format": "pt", **dict(metadata)})
+    (out / WEIGHTS_FILE).write_bytes(weights)  # `save_file` would let nobody else read it
     (out / RUN_FILE).write_bytes(config_bytes(config))
 
 
