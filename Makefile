@@ -33,7 +33,7 @@ PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 CONTAINER_TOOLS := podman runc mmdebstrap
 
 .PHONY: help demo test faults check golden fuzz images locks pins wheelhouse test-images container-tools
-.PHONY: clean clean-containers
+.PHONY: monitoring-tools clean clean-containers
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -41,7 +41,7 @@ help: ## list the targets
 demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itself
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
 
-test: check ## everything that CI runs
+test: check monitoring-tools ## everything that CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 \
 	  -m "not release"
 	@echo 'not run: the tests marked `release`, which build and run the images; make test-images runs them'
@@ -81,6 +81,9 @@ wheelhouse: $(VENV)/.dev ## download every wheel of the images, for a build with
 
 container-tools: ## install what tests/images need, as root on Debian; elsewhere fail and say what is missing
 	@bash images/container-tools.sh $(CONTAINER_TOOLS)
+
+monitoring-tools: ## unpack Debian's Prometheus, Pushgateway and Alertmanager for the tests; elsewhere say what is missing
+	@bash tests/monitoring-tools.sh
 
 clean: clean-containers ## remove the environment and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

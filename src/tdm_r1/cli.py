@@ -15,6 +15,7 @@ from tdm_r1.errors import ConfigError, TdmR1Error
 from tdm_r1.plan.cli import plan
 from tdm_r1.presets import parse_overrides
 from tdm_r1.runtime.reward_commands import geneval_app, scorer_app
+from tdm_r1.telemetry.options import MetricsPort, PushgatewayUrl
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 config_app = typer.Typer(no_args_is_help=True, help="Presets and their knobs.")
@@ -60,13 +61,21 @@ def stage(
     shard: Annotated[float, typer.Option(help="Shard of a sharded stage.")] = 0,
     variant: Annotated[str, typer.Option(help="Judge what is committed again, by this variant's reward.")] = "",
     executor_input: Annotated[str, typer.Option(help="KFP's {{$}}: where its UI wants outputs.")] = "",
+    metrics_port: MetricsPort = "",
+    pushgateway: PushgatewayUrl = "",
 ) -> None:
     """Execute one stage and commit its record; a committed one is free."""
     from tdm_r1.runtime.command import run_stage
+    from tdm_r1.telemetry.outlets import Outlets
 
-    number = _whole("iteration", iteration) + _whole("offset", offset)
     run_stage(
-        name, root, iteration=number, shard=_whole("shard", shard), variant=variant, executor_input=executor_input
+        name,
+        root,
+        iteration=_whole("iteration", iteration) + _whole("offset", offset),
+        shard=_whole("shard", shard),
+        variant=variant,
+        executor_input=executor_input,
+        outlets=Outlets(metrics_port, pushgateway),
     )
 
 

@@ -20,6 +20,7 @@ from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.history import write_report
 from tdm_r1.runtime.layout import VARIANTS, Task, all_tasks, evaluation_due, variant_tasks
 from tdm_r1.runtime.loop import in_process, isolated, loop
+from tdm_r1.runtime.observe import Observer
 from tdm_r1.runtime.replay import replay
 from tdm_r1.runtime.results import RESULT_FILE, write_result
 from tdm_r1.runtime.run import Run, create_run, open_run
@@ -27,14 +28,22 @@ from tdm_r1.runtime.run_file import read_config
 from tdm_r1.runtime.stage_view import View, pointer_of, view_of
 from tdm_r1.runtime.variants import listed_variants, open_variant
 from tdm_r1.statistics import OVERALL
+from tdm_r1.telemetry.outlets import Outlets
 
 
-def run_stage(name: str, root: str, *, iteration: int, shard: int, variant: str, executor_input: str) -> None:
-    """Execute one task; tell KFP when it asked to be told."""
+def run_stage(
+    name: str, root: str, *, iteration: int, shard: int, variant: str, executor_input: str, outlets: Outlets
+) -> None:
+    """Execute one task; tell KFP when it asked to be told, and Prometheus."""
     asked = parse_executor_input(executor_input) if executor_input else None
-    run, task = open_variant(open_run(root), variant), Task(name, iteration, shard, variant)
-    due = name != "evaluation" or evaluation_due(iteration, run.config)
-    manifest = execute(run, task) if due else None
+    task, observer = Task(name, iteration, shard, variant), Observer(root, outlets, console.warn)
+    with observer.serving():
+        with observer.watching(task):
+            run = open_variant(open_run(root), variant)
+            due = name != "evaluation" or evaluation_due(iteration, run.config)
+            manifest = execute(run, task, progress=observer.steps(task)) if due else None
+        if manifest is not None:
+            observer.committed(run.store, run.config, task, manifest, run.judges.tallies)
     for tally in run.judges.tallies:
         console.ERR.print(str(tally), soft_wrap=True)
     if asked is not None:
