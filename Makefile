@@ -60,8 +60,9 @@ check: $(VENV)/.dev ## everything that runs no test: style, types, layers, compi
 	$(BIN)/python -m pipelines.compile --check
 	$(BIN)/hadolint images/*/Containerfile
 
-golden: $(VENV)/.dev ## write the compiled pipelines again; look at `git diff` afterwards
+golden: $(VENV)/.dev ## write the compiled pipelines and the page of metrics again; look at `git diff` afterwards
 	$(BIN)/python -m pipelines.compile
+	$(BIN)/python -m tdm_r1.telemetry.document docs/operations/metrics.md
 
 fuzz: $(VENV)/.dev ## damage every kind of file for FUZZ_SECONDS (600); what was found lies in .fuzz
 	mkdir -p .fuzz/corpus
@@ -82,7 +83,7 @@ wheelhouse: $(VENV)/.dev ## download every wheel of the images, for a build with
 container-tools: ## install what tests/images need, as root on Debian; elsewhere fail and say what is missing
 	@bash images/container-tools.sh $(CONTAINER_TOOLS)
 
-monitoring-tools: ## unpack Debian's Prometheus, Pushgateway and Alertmanager for the tests; elsewhere say what is missing
+monitoring-tools: ## install what tests/monitoring need, as root on Debian; elsewhere say what is missing
 	@bash tests/monitoring-tools.sh
 
 clean: clean-containers ## remove the environment and the caches; runs stay

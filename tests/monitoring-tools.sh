@@ -1,28 +1,16 @@
 #!/usr/bin/env bash
-# Unpack Debian's own Prometheus, Pushgateway and Alertmanager below build/monitoring, unless they are installed.
-# Nothing of the system is changed: no service is started, and only `apt-get update` needs root.
-# Where that is not possible, say so; the tests that need them then fail, each with its reason.
+# Install Prometheus, Pushgateway and Alertmanager from Debian's archive, or say what is missing; the tests that need
+# them then fail, each with its reason. Where systemd runs, Debian would start them as services: that is left to you.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-folder=build/monitoring
+packages=(prometheus prometheus-pushgateway prometheus-alertmanager)
 missing() {
-  for tool in prometheus prometheus-pushgateway prometheus-alertmanager promtool amtool; do
-    command -v "$tool" >/dev/null || [ -x "$folder/usr/bin/$tool" ] || echo "$tool"
-  done
+  for tool in "${packages[@]}" promtool; do command -v "$tool" >/dev/null || echo "$tool"; done
 }
-fetch() {
-  (cd "$folder" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download \
-    prometheus prometheus-pushgateway prometheus-alertmanager)
-}
-[ -z "$(missing)" ] && exit 0
-if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
-  mkdir -p "$folder"
-  fetch 2>/dev/null || { [ "$(id -u)" = 0 ] && apt-get -qq update && fetch; }
-  for package in "$folder"/*.deb; do [ -e "$package" ] && dpkg-deb -x "$package" "$folder" && rm "$package"; done
+if [ -n "$(missing)" ] && [ "$(id -u)" = 0 ] && [ ! -d /run/systemd/system ] && command -v apt-get >/dev/null; then
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 left=$(missing)
-if [ -n "$left" ]; then
-  printf 'warning: %s cannot be found, and apt could not fetch them: tests/monitoring will fail\n\n' "${left//$'\n'/, }" >&2
-  printf 'hint: apt-get install prometheus prometheus-pushgateway prometheus-alertmanager\n' >&2
-fi
-exit 0
+[ -z "$left" ] && exit 0
+printf 'warning: missing are %s: tests/monitoring will fail\n\n' "${left//$'\n'/, }" >&2
+printf 'hint: as root on Debian, apt-get install %s\n' "${packages[*]}" >&2

@@ -11,21 +11,18 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-UNPACKED: Final = Path(__file__).parents[1] / "build" / "monitoring" / "usr" / "bin"
-Series = Mapping[str, str]
-
 
 def tool(name: str) -> str:
     """Path of a program; a test that needs one which is not there fails."""
-    found = shutil.which(name) or shutil.which(name, path=str(UNPACKED))
+    found = shutil.which(name)
     if found is None:
         pytest.fail(f"{name} is missing: run `make monitoring-tools`, or apt-get install {name}", pytrace=False)
     return found

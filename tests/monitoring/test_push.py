@@ -10,7 +10,7 @@ import pytest
 
 from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.artifacts.store import open_store
-from tdm_r1.runtime.observe import run_label
+from tdm_r1.runtime.record_samples import run_label
 from tests.drive_support import begun
 from tests.monitors import free_port, get, groups, published, pushgateway
 from tests.support import content, differing, tdm_r1
@@ -46,9 +46,9 @@ def test_a_stage_pushes_what_its_manifest_says_and_the_next_iteration_replaces_i
         assert found["tdm_r1_stage_images"][where] == 8
         seen.append(({k: set(v) for k, v in found.items()}, [g for g in groups(gateway) if g["run"] == run]))
     assert seen[0] == seen[1], "no series and no group is added by an iteration"
-    assert [{"job": "tdm-r1", "run": run, "stage": "reward_scoring", "shard": f"000{n}"} for n in (0, 1)] == sorted(
-        seen[1][1], key=lambda group: group["shard"]
-    )
+    assert [
+        {"job": "tdm-r1-stage", "run": run, "stage": "reward_scoring", "shard": f"000{n}"} for n in (0, 1)
+    ] == sorted(seen[1][1], key=lambda group: group["shard"])
 
 
 def test_a_pushgateway_that_is_away_costs_one_line_and_neither_exit_code_nor_bytes(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Final
 
 from rich.table import Table
 
@@ -27,8 +29,12 @@ from tdm_r1.runtime.run import Run, create_run, open_run
 from tdm_r1.runtime.run_file import read_config
 from tdm_r1.runtime.stage_view import View, pointer_of, view_of
 from tdm_r1.runtime.variants import listed_variants, open_variant
+from tdm_r1.runtime.watch import Watch
 from tdm_r1.statistics import OVERALL
 from tdm_r1.telemetry.outlets import Outlets
+
+LOOKS: Final = 30.0
+"""Seconds between two looks at the storage, for the metrics of the run as a whole."""
 
 
 def run_stage(
@@ -61,12 +67,15 @@ def dry_run(root: str | None, config: RunConfig | None) -> None:
     show_plan(config or read_config(open_store(root or "")))
 
 
-def run_loop(root: str, config: RunConfig | None, *, isolate: bool) -> None:
+def run_loop(root: str, config: RunConfig | None, *, isolate: bool, outlets: Outlets) -> None:
     """Run or resume, with a progress line; print the table at the end."""
     run = create_run(root, config, check_model=not isolate) if config is not None else open_run(root)
-    with console.bar() as progress:
+    observer = Observer(root, outlets, console.warn)
+    watch = Watch(observer, run.store, run.config, console.warn, records=False) if outlets.any else None
+    with observer.serving(), watch.kept(LOOKS) if watch else nullcontext(), console.bar() as progress:
         line = progress.add_task(run.config.preset, total=len(all_tasks(run.config)))
-        for done in loop(run, isolated if isolate else in_process, console.track(progress)):
+        executor = observer.executing(isolated if isolate else in_process)
+        for done in loop(run, executor, console.track(progress)):
             progress.update(line, completed=done.position, description=_describe(run, done.task))
     outcome = write_result(run)
     title = f"{outcome['prompts']} held-out prompts, iteration {outcome['iterations']}, seed {outcome['seed']}"

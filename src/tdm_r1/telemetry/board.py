@@ -71,11 +71,16 @@ class Board(Collector):
             key = (one.name, one.labels)
             self._counts[key] = self._counts.get(key, 0.0) + one.value
 
-    def collect(self) -> Iterator[Family]:
+    def samples(self, *shelves: str) -> list[Sample]:
+        """What lies on these shelves, or on all, and every counter."""
         with self._lock:
-            posted = [found for shelf in self._shelves.values() for found in shelf]
-            counted = [Sample(name, value, labels) for (name, labels), value in self._counts.items()]
-        yield from families([*posted, *counted])
+            posted = [
+                found for name, shelf in self._shelves.items() if not shelves or name in shelves for found in shelf
+            ]
+            return [*posted, *(Sample(name, value, labels) for (name, labels), value in self._counts.items())]
+
+    def collect(self) -> Iterator[Family]:
+        yield from families(self.samples())
 
 
 class Fixed(Collector):

@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 PREFIX: Final = "tdm_r1_"
+ENVIRONMENT: Final = ("TDM_R1_METRICS_PORT", "TDM_R1_PUSHGATEWAY")
+"""Variables that ask for metrics, as the options do."""
 
 LABELS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -27,12 +29,11 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
         "split": "`window`: trained on just now; `new`: not yet",
         "model": "row of the evaluation: `teacher`, `teacher-4`, `tdm`, `surrogate`, `tdm-r1`",
         "of": "`process`, `children` (scoring processes) or `cuda`",
-        "event": "what the driver tells its webhook: `submitted`, `progress`, `rule`, `succeeded`, `failed`",
+        "event": "what the driver tells its webhook: `submitted`, `progress`, `rule`, `succeeded`, `failed`; "
+        "and `unanswered`, a request that the scheduler did not answer",
     }
 )
 """What each label means."""
-
-Source = Literal["stage", "run", "driver"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,16 @@ class Metric:
     kind: Literal["gauge", "counter"] = "gauge"
 
 
+def _shard(name: str, help_: str, unit: str, *labels: str) -> Metric:
+    return Metric(f"{PREFIX}{name}", help_, unit, ("run", "stage", "shard", *labels))
+
+
 def _stage(name: str, help_: str, unit: str, *labels: str) -> Metric:
-    return Metric(f"{PREFIX}stage_{name}", help_, unit, ("run", "stage", "shard", *labels))
+    return _shard(f"stage_{name}", help_, unit, *labels)
+
+
+def _trained(name: str, help_: str, unit: str, *labels: str) -> Metric:
+    return Metric(f"{PREFIX}{name}", help_, unit, ("run", "stage", *labels))
 
 
 STAGE: Final = (
@@ -57,6 +66,7 @@ STAGE: Final = (
     _stage("started_timestamp_seconds", "When the stage that runs began; only on /metrics.", "seconds since 1970"),
     _stage("committed_timestamp_seconds", "When the newest record was finished.", "seconds since 1970"),
     _stage("iteration", "Iteration of the newest record.", "iterations"),
+    _stage("iterations_left", "Iterations of the run after that one.", "iterations"),
     _stage("seconds", "What the newest record took, loading and committing included.", "seconds"),
     _stage("queue_seconds", "From the newest parent's end to this stage's start, by their two clocks.", "seconds"),
     _stage("committed_bytes", "Size of the newest record.", "bytes"),
@@ -68,45 +78,28 @@ STAGE: Final = (
 )
 
 SCORING: Final = (
-    Metric(f"{PREFIX}scores", "Images that a scorer was asked about.", "images", ("run", "stage", "shard", "scorer")),
-    Metric(
-        f"{PREFIX}scores_failed",
-        "Images that it could not score.",
-        "images",
-        ("run", "stage", "shard", "scorer", "reason"),
-    ),
-    Metric(f"{PREFIX}scores_cached", "Answers from the result cache.", "images", ("run", "stage", "shard", "scorer")),
-    Metric(f"{PREFIX}scoring_seconds", "Time that it took.", "seconds", ("run", "stage", "shard", "scorer")),
-    Metric(f"{PREFIX}scoring_processes_died", "Scoring processes that died.", "1", ("run", "stage", "shard", "scorer")),
-    Metric(f"{PREFIX}reward_mean", "Mean reward of the shard.", "reward", ("run", "stage", "shard")),
-    Metric(f"{PREFIX}reward_std", "Population standard deviation of them.", "reward", ("run", "stage", "shard")),
-    Metric(
-        f"{PREFIX}reward_correct_ratio",
-        "Share of judged images with the verdict `correct`.",
-        "ratio",
-        ("run", "stage", "shard"),
-    ),
+    _shard("scores", "Images that a scorer was asked about.", "images", "scorer"),
+    _shard("scores_failed", "Images that it could not score.", "images", "scorer", "reason"),
+    _shard("scores_cached", "Answers from the result cache.", "images", "scorer"),
+    _shard("scoring_seconds", "Time that it took.", "seconds", "scorer"),
+    _shard("scoring_processes_died", "Scoring processes that died.", "1", "scorer"),
+    _shard("reward_mean", "Mean reward of the shard.", "reward"),
+    _shard("reward_std", "Population standard deviation of them.", "reward"),
+    _shard("reward_correct_ratio", "Share of judged images with the verdict `correct`.", "ratio"),
 )
 
 TRAINING: Final = (
-    Metric(
-        f"{PREFIX}gradient_norm", "Gradient norm before the clip, mean over the steps.", "1", ("run", "stage", "role")
-    ),
-    Metric(f"{PREFIX}gradient_norm_max", "Largest of them.", "1", ("run", "stage", "role")),
-    Metric(f"{PREFIX}loss", "A term of a loss, mean over the steps.", "1", ("run", "stage", "role", "term")),
-    Metric(f"{PREFIX}gate_closed_ratio", "Share of samples whose gradient a gate set to 0.", "ratio", ("run", "gate")),
-    Metric(f"{PREFIX}surrogate_drift", "D: mean squared velocity distance from the base.", "1", ("run",)),
-    Metric(
-        f"{PREFIX}surrogate_pair_accuracy",
-        "Share of pairs of a group that the surrogate orders rightly.",
-        "ratio",
-        ("run", "split"),
-    ),
-    Metric(f"{PREFIX}generator_kl", "Reverse-KL term towards the base.", "1", ("run", "stage")),
-    Metric(f"{PREFIX}advantage_std", "Population standard deviation of the rewards.", "reward", ("run",)),
-    Metric(f"{PREFIX}advantage_clipped_ratio", "Share of advantages that the clip changed.", "ratio", ("run",)),
-    Metric(f"{PREFIX}zero_variance_groups_ratio", "Share of groups whose rewards are all equal.", "ratio", ("run",)),
-    Metric(f"{PREFIX}evaluation_score", "Overall score on held-out prompts.", "score", ("run", "stage", "model")),
+    _trained("gradient_norm", "Gradient norm before the clip, mean over the steps.", "1", "role"),
+    _trained("gradient_norm_max", "Largest of them.", "1", "role"),
+    _trained("loss", "A term of a loss, mean over the steps.", "1", "role", "term"),
+    _trained("gate_closed_ratio", "Share of samples whose gradient a gate set to 0.", "ratio", "gate"),
+    _trained("surrogate_drift", "D: mean squared velocity distance from the base.", "1"),
+    _trained("surrogate_pair_accuracy_ratio", "Share of pairs of a group that it orders rightly.", "ratio", "split"),
+    _trained("generator_kl", "Estimate of the reverse KL towards the base: the loss term.", "1"),
+    _trained("advantage_std", "Population standard deviation of the rewards.", "reward"),
+    _trained("advantage_clipped_ratio", "Share of advantages that the clip changed.", "ratio"),
+    _trained("zero_variance_groups_ratio", "Share of groups whose rewards are all equal.", "ratio"),
+    _trained("evaluation_score", "Overall score on held-out prompts.", "score", "model"),
 )
 
 RUN: Final = (
@@ -132,14 +125,7 @@ RUN: Final = (
 
 DRIVER: Final = (
     Metric(f"{PREFIX}driver_events_total", "What happened since this driver began.", "1", ("run", "event"), "counter"),
-    Metric(f"{PREFIX}driver_failed_blocks", "Blocks that failed in a row, none with a new iteration.", "1", ("run",)),
-    Metric(
-        f"{PREFIX}driver_scheduler_errors_total",
-        "Requests that the scheduler did not answer.",
-        "1",
-        ("run",),
-        "counter",
-    ),
+    Metric(f"{PREFIX}driver_failed_blocks", "Blocks that failed in a row without a new iteration.", "1", ("run",)),
 )
 
 SECTIONS: Final[Mapping[str, tuple[Metric, ...]]] = MappingProxyType(

@@ -24,7 +24,8 @@ from tdm_r1.telemetry.board import Board, Fixed, Sample
 Say = Callable[[str], None]
 """Prints one line for people."""
 
-JOB: Final = "tdm-r1"
+STAGE_JOB: Final = "tdm-r1-stage"
+RUN_JOB: Final = "tdm-r1-run"
 TIMEOUT: Final = 5.0
 """Seconds that a push may take; a stage's end waits no longer for it."""
 
@@ -73,29 +74,32 @@ def _front(board: Board, port: str, say: Say) -> Any:
 
 @dataclass(frozen=True)
 class Pushgateway:
-    """A Pushgateway. A group is what one push replaces: run, stage, shard. It never names an iteration or a pod."""
+    """A Pushgateway. A group is what one push replaces: a job, and the labels run, stage and shard.
+
+    A group never names an iteration or a pod, so that their number does not grow.
+    """
 
     url: str
     say: Say
 
-    def replace(self, group: Mapping[str, str], samples: Iterable[Sample]) -> bool:
+    def replace(self, job: str, group: Mapping[str, str], samples: Iterable[Sample]) -> bool:
         """Let these be all samples of a group; True when the gateway took them."""
-        return self._tell(push_to_gateway, group, registry=_registry(samples))
+        return self._tell(push_to_gateway, job, group, registry=_registry(samples))
 
-    def add(self, group: Mapping[str, str], samples: Iterable[Sample]) -> bool:
+    def add(self, job: str, group: Mapping[str, str], samples: Iterable[Sample]) -> bool:
         """Replace metrics of the same names in a group; the others stay."""
-        return self._tell(pushadd_to_gateway, group, registry=_registry(samples))
+        return self._tell(pushadd_to_gateway, job, group, registry=_registry(samples))
 
-    def forget(self, group: Mapping[str, str]) -> bool:
+    def forget(self, job: str, group: Mapping[str, str]) -> bool:
         """Delete a group."""
-        return self._tell(delete_from_gateway, group)
+        return self._tell(delete_from_gateway, job, group)
 
-    def _tell(self, call: Callable[..., None], group: Mapping[str, str], **more: Any) -> bool:
+    def _tell(self, call: Callable[..., None], job: str, group: Mapping[str, str], **more: Any) -> bool:
         if not self.url:
             return False
         try:
             address, handler = without_credentials(self.url)
-            call(address, job=JOB, grouping_key=dict(group), timeout=TIMEOUT, handler=handler, **more)
+            call(address, job=job, grouping_key=dict(group), timeout=TIMEOUT, handler=handler, **more)
         except Exception as error:
             # an HTTPError's text is the server's, and a URL may hold a password: the class says enough
             code = getattr(error, "code", "")

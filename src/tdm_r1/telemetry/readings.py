@@ -25,6 +25,7 @@ SPLITS: Final = {"surrogate/pair_accuracy": "window", "surrogate/held_out_accura
 GATES: Final = {"surrogate/clipped_fraction": "ratio", "surrogate/drifted_fraction": "drift"}
 OWN_NAMES: Final = {
     "surrogate/drift": "surrogate_drift",
+    "generator/kl": "generator_kl",
     "advantage/std": "advantage_std",
     "advantage/clipped_fraction": "advantage_clipped_ratio",
     "advantage/zero_variance_groups": "zero_variance_groups_ratio",
@@ -35,11 +36,14 @@ LATE, RAISED = re.compile(r"worker_died: no answer within"), re.compile(r"[A-Za-
 OVERALL: Final = "overall"
 
 
-def of_manifest(where: Where, iteration: int, manifest: Manifest, parents: Sequence[Manifest]) -> list[Sample]:
+def of_manifest(
+    where: Where, iteration: int, iterations: int, manifest: Manifest, parents: Sequence[Manifest]
+) -> list[Sample]:
     """Size, time and, where they are known, images and the wait for the newest parent."""
     provenance = manifest.provenance
     found = [
         sample("stage_iteration", iteration, **where),
+        sample("stage_iterations_left", iterations - iteration, **where),
         sample("stage_seconds", provenance.seconds, **where),
         sample("stage_committed_timestamp_seconds", provenance.finished.timestamp(), **where),
         sample("stage_committed_bytes", sum(entry.size for entry in manifest.files.values()), **where),
@@ -71,20 +75,17 @@ def of_training(where: Where, rows: Iterable[Mapping[str, Any]]) -> list[Sample]
 
 
 def _trained(where: Where, name: str, steps: Sequence[float]) -> list[Sample]:
-    run, stage, value = where["run"], where["stage"], mean(steps)
-    role, _, term = name.partition("/")
+    value, (role, _, term) = mean(steps), name.partition("/")
     if name in OWN_NAMES:
-        return [sample(OWN_NAMES[name], value, run=run)]
+        return [sample(OWN_NAMES[name], value, **where)]
     if name in GATES:
-        return [sample("gate_closed_ratio", value, run=run, gate=GATES[name])]
+        return [sample("gate_closed_ratio", value, **where, gate=GATES[name])]
     if name in SPLITS:
-        return [sample("surrogate_pair_accuracy", value, run=run, split=SPLITS[name])]
-    if name == "generator/kl":
-        return [sample("generator_kl", value, run=run, stage=stage)]
+        return [sample("surrogate_pair_accuracy_ratio", value, **where, split=SPLITS[name])]
     if term == "gradient_norm":
-        largest = sample("gradient_norm_max", max(steps), run=run, stage=stage, role=role)
-        return [sample("gradient_norm", value, run=run, stage=stage, role=role), largest]
-    return [sample("loss", value, run=run, stage=stage, role=role, term=term)] if role in ROLES else []
+        largest = sample("gradient_norm_max", max(steps), **where, role=role)
+        return [sample("gradient_norm", value, **where, role=role), largest]
+    return [sample("loss", value, **where, role=role, term=term)] if role in ROLES else []
 
 
 def of_scores(where: Where, scores: pa.Table, scorers: pa.Table, config: RewardConfig) -> list[Sample]:
@@ -114,9 +115,8 @@ def reason_of(error: str) -> str:
 
 def of_evaluation(where: Where, rows: Iterable[Mapping[str, Any]]) -> list[Sample]:
     """The overall score of every row of the table."""
-    run, stage = where["run"], where["stage"]
     return [
-        sample("evaluation_score", row["value"], run=run, stage=stage, model=row["name"])
+        sample("evaluation_score", row["value"], **where, model=row["name"])
         for row in rows
         if row["tag"] == OVERALL and math.isfinite(row["value"])
     ]

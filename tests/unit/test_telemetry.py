@@ -1,0 +1,127 @@
+"""Claims about the names that are published, and about what is read of a record; no server is needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tdm_r1.errors import ConfigError, NumericalError
+from tdm_r1.runtime.layout import Task
+from tdm_r1.runtime.record_samples import failure_of, run_label, where_of
+from tdm_r1.telemetry.board import Board, sample
+from tdm_r1.telemetry.document import page
+from tdm_r1.telemetry.metrics import LABELS, METRICS
+from tdm_r1.telemetry.outlets import harmless, without_credentials
+from tdm_r1.telemetry.readings import of_training, reason_of
+
+DOCS = Path(__file__).parents[2] / "docs" / "operations"
+WHERE = {"run": "a-0", "stage": "surrogate_update"}
+
+
+def test_the_page_of_metrics_is_what_the_code_declares() -> None:
+    assert (DOCS / "metrics.md").read_text(encoding="utf-8") == page(), "make golden writes it again"
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
+def test_a_name_says_its_unit_as_prometheus_wants_it(metric: Any) -> None:
+    assert re.fullmatch(r"tdm_r1_[a-z]+(_[a-z]+)*", metric.name)
+    assert metric.name.endswith("_total") == (metric.kind == "counter")
+    for unit in ("seconds", "bytes", "ratio"):
+        assert (metric.unit.split(" ")[0] == unit) == metric.name.endswith(f"_{unit}")
+    assert set(metric.labels) <= set(LABELS)
+    assert metric.help.endswith(".")
+
+
+def test_every_label_that_is_explained_is_used() -> None:
+    assert {label for metric in METRICS.values() for label in metric.labels} == set(LABELS)
+
+
+def test_every_name_that_an_update_logs_is_published(finished: Path) -> None:
+    tables = [*finished.rglob("*_update/metrics.parquet"), finished / "base" / "metrics.parquet"]
+    names = {name for path in tables for name in pq.read_table(path)["name"].to_pylist()}
+    assert len(names) > 15
+    for name in names:
+        assert of_training(WHERE, [{"name": name, "value": 1.0}]), f"`{name}` is published under no name"
+
+
+def test_the_mean_and_the_largest_gradient_norm_of_the_steps_are_published() -> None:
+    rows = [{"name": "fake/gradient_norm", "value": value} for value in (1.0, 5.0, 3.0)]
+    assert {found.name: found.value for found in of_training(WHERE, rows)} == {
+        "tdm_r1_gradient_norm": 3.0,
+        "tdm_r1_gradient_norm_max": 5.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("worker_died: no answer within 30 s", "late"),
+        ("worker_died: exit code -9", "worker_died"),
+        ("bad image: 4×4 pixels", "bad_image"),
+        ("ValueError: the text `top secret` of a prompt", "exception"),
+        ("a prompt, a path /home/x, anything", "other"),
+    ],
+)
+def test_the_text_of_an_error_becomes_one_of_five_words(error: str, reason: str) -> None:
+    assert reason_of(error) == reason
+
+
+def test_a_failure_is_named_by_its_class_and_a_value_that_is_not_finite_by_its_term() -> None:
+    found = failure_of(WHERE, NumericalError("surrogate/loss", 3, hint="h"))
+    assert [(one.name, one.labels[-1]) for one in found] == [
+        ("tdm_r1_stage_failed", "NumericalError"),
+        ("tdm_r1_stage_not_finite", "surrogate/loss"),
+    ]
+    assert failure_of(WHERE, ConfigError("s3://bucket/secret"))[0].labels[-1] == "ConfigError"
+    assert failure_of(WHERE, ValueError("s3://bucket/secret"))[0].labels[-1] == "Crash"
+
+
+@pytest.mark.parametrize(
+    "root", ["s3://bucket/Team A/Démo run/", "s3://bucket/x/Démo run", "runs/../../etc/passwd", "/"]
+)
+def test_a_runs_label_is_short_has_no_path_and_differs_for_another_root(root: str) -> None:
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,38}-[0-9a-f]{8}", run_label(root))
+    assert run_label(root) != run_label(f"{root}/other")
+
+
+def test_the_same_root_has_the_same_label_with_and_without_a_slash_at_its_end() -> None:
+    assert run_label("s3://bucket/a/") == run_label("s3://bucket/a")
+    assert run_label("s3://one/a") != run_label("s3://two/a")
+
+
+def test_whatever_a_caller_asks_for_no_label_comes_from_it() -> None:
+    assert where_of("a", Task("a path/../x", 3, 4)) == {"run": "a", "stage": "unknown"}
+    assert where_of("a", Task("reward_scoring", 3, 4, "strict"))["stage"] == "variant_scoring"
+    assert where_of("a", Task("rollout", 7, 4)) == {"run": "a", "stage": "rollout", "shard": "0004"}
+
+
+def test_a_label_that_is_not_declared_is_refused() -> None:
+    with pytest.raises(KeyError):
+        sample("stage_seconds", 1, **WHERE, prompt="a red circle")
+
+
+def test_a_shelf_is_replaced_and_a_counter_grows() -> None:
+    board = Board()
+    for value in (1.0, 2.0):
+        board.post("a", [sample("stage_seconds", value, **WHERE)])
+        board.count(sample("driver_events_total", 1, run="a-0", event="failed"))
+    assert [found.value for found in board.samples()] == [2.0, 2.0]
+    board.post("a", [])
+    assert [found.name for found in board.samples()] == ["tdm_r1_driver_events_total"]
+
+
+def test_a_password_of_the_pushgateway_leaves_its_address() -> None:
+    address, handler = without_credentials("https://me:p%40ss@host:9091/prefix")
+    assert address == "https://host:9091/prefix"
+    assert handler.keywords == {"username": "me", "password": "p@ss"}  # type: ignore[attr-defined]
+
+
+def test_a_fault_inside_is_one_line_and_goes_no_further() -> None:
+    said: list[str] = []
+    with harmless(said.append):
+        raise OSError("the disk\nis away")
+    assert said == ["warning: some metrics are missing: OSError: the disk"]
