@@ -39,7 +39,7 @@ def get(url: str) -> str:
         return str(answer.read().decode())
 
 
-def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """What a condition gives as soon as it gives anything; a server that does not answer yet gives nothing."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -83,14 +83,15 @@ def test_prometheus_sees_a_loop_while_it_runs_and_the_loop_makes_the_same_bytes(
         manager = stack.enter_context(alertmanager(tmp_path, "http://127.0.0.1:9"))
         server = stack.enter_context(prometheus(tmp_path, [f"127.0.0.1:{port}"], hasty_rules(), manager))
         loop = stack.enter_context(subprocess.Popen(command, env=told, stdout=subprocess.DEVNULL))
-        until(lambda: asked(server, "tdm_r1_stage_iteration{stage='generator_update'} >= 2"), 60)
+        until(lambda: asked(server, "tdm_r1_stage_iteration{stage='generator_update'} >= 2"))
         text = get(f"http://127.0.0.1:{port}/metrics")
         (root / "STOP").touch()
-        assert loop.wait(60) == 0
+        assert loop.wait(120) == 0
         names = {found["metric"]["__name__"] for found in asked(server, "last_over_time({run!=''}[10m])")}
         assert asked(server, "last_over_time(process_resident_memory_bytes[10m])") != []
     ours = published(text)
-    once = {"tdm_r1_stage_running", "tdm_r1_stage_started_timestamp_seconds"}  # absent between two stages
+    passing = ("running", "started_timestamp_seconds", "steps", "steps_done")  # absent between two stages
+    once = {f"tdm_r1_stage_{name}" for name in passing}
     assert set(ours) - once - names == set()
     shards = len(ours["tdm_r1_reward_mean"])
     assert shards == 2
@@ -120,7 +121,7 @@ def test_a_driver_shows_the_run_that_others_work_on(finished: Path, tmp_path: Pa
         assert seen["tdm_r1_run_iterations_complete"][("run", run),] == 0
         assert "tdm_r1_reward_mean" not in seen
         hold.set()
-        _, error = driver.communicate(timeout=60)
+        _, error = driver.communicate(timeout=120)
         assert driver.returncode == 0, error
         pushed = published(get(f"{gateway}/metrics"))
     assert pushed["tdm_r1_run_iterations_complete"][("run", run),] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from tdm_r1.errors import ConfigError, NumericalError
-from tdm_r1.runtime.layout import Task
+from tdm_r1.runtime.execute import execute
+from tdm_r1.runtime.layout import Task, all_tasks
+from tdm_r1.runtime.observe import Observer
 from tdm_r1.runtime.record_samples import failure_of, run_label, where_of
+from tdm_r1.runtime.run import open_run
 from tdm_r1.telemetry.board import Board, sample
 from tdm_r1.telemetry.document import page
 from tdm_r1.telemetry.metrics import LABELS, METRICS
-from tdm_r1.telemetry.outlets import harmless, without_credentials
+from tdm_r1.telemetry.outlets import Outlets, harmless, without_credentials
 from tdm_r1.telemetry.readings import of_training, reason_of
+from tests.drive_support import begun
 
 DOCS = Path(__file__).parents[2] / "docs" / "operations"
 WHERE = {"run": "a-0", "stage": "surrogate_update"}
@@ -125,3 +130,27 @@ def test_a_fault_inside_is_one_line_and_goes_no_further() -> None:
     with harmless(said.append):
         raise OSError("the disk\nis away")
     assert said == ["warning: some metrics are missing: OSError: the disk"]
+
+
+def test_every_long_stage_counts_its_steps_on_the_board(finished: Path, tmp_path: Path) -> None:
+    root = begun(finished, tmp_path / "run")
+    run = open_run(str(root))
+    observer = Observer(str(root), Outlets(), lambda _: None)
+    counted: dict[str, set[tuple[float, ...]]] = {}
+
+    def counting(steps: range, label: str) -> Iterable[int]:
+        for step in steps:
+            yield step
+            found = {one.name.removeprefix("tdm_r1_stage_"): one.value for one in observer.board.samples("steps")}
+            counted.setdefault(label.partition(":")[0], set()).add((found["steps_done"], found["steps"]))
+
+    for task in [task for task in all_tasks(run.config) if task.iteration <= 1 and task.stage != "evaluation"]:
+        with observer.watching(task):
+            execute(run, task, progress=observer.steps(task, counting))
+    assert counted == {
+        "distill_base": {(0, 3), (1, 3), (2, 3)},
+        "plane": {(number, 8) for number in range(8)},
+        "surrogate": {(0, 2), (1, 2)},
+        "generator": {(number, 4) for number in range(4)},
+    }
+    assert observer.board.samples("steps", "running") == []

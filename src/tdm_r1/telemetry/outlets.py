@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 STAGE_JOB: Final = "tdm-r1-stage"
 RUN_JOB: Final = "tdm-r1-run"
-TIMEOUT: Final = 5.0
+TIMEOUT: Final = 10.0
 """Seconds that a push may take; a stage's end waits no longer for it."""
 
 
