@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from tdm_r1.runtime.run import open_run
 from tdm_r1.telemetry.board import Board, sample
 from tdm_r1.telemetry.document import page
 from tdm_r1.telemetry.metrics import LABELS, METRICS
-from tdm_r1.telemetry.outlets import Outlets, harmless, without_credentials
+from tdm_r1.telemetry.outlets import Outlets, Pushgateway, harmless, serving, without_credentials
 from tdm_r1.telemetry.readings import of_training, reason_of
 from tests.drive_support import begun
 
@@ -154,3 +156,37 @@ def test_every_long_stage_counts_its_steps_on_the_board(finished: Path, tmp_path
         "generator": {(number, 4) for number in range(4)},
     }
     assert observer.board.samples("steps", "running") == []
+
+
+@pytest.mark.parametrize("port", ["taken", "99999999", "no-number", ":"])
+def test_a_port_that_cannot_be_had_costs_one_line_without_harm(port: str) -> None:
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        wanted = f"127.0.0.1:{other.getsockname()[1]}" if port == "taken" else port
+        with serving(Board(), wanted, said.append):
+            pass
+    assert len(said) == 1
+    assert said[0].startswith("warning: no metrics on port")
+
+
+def test_the_port_is_free_again_when_the_stage_is_over() -> None:
+    said: list[str] = []
+    with serving(Board(), "127.0.0.1:0", said.append):
+        port = int(said[0].removesuffix("/metrics").rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), 10):
+            pass
+    with serving(Board(), f"127.0.0.1:{port}", said.append):
+        assert said[1] == said[0]
+
+
+def test_a_gateway_that_is_away_is_mentioned_once_and_left_alone_for_a_while() -> None:
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        address = f"127.0.0.1:{there.getsockname()[1]}"
+    gateway = Pushgateway(address, said.append, pause=0.3)
+    shown = [sample("run_stopped", 0, run="a-0")]
+    assert [gateway.replace("job", {"run": "a-0"}, shown) for _ in range(3)] == [False] * 3
+    assert len(said) == 1
+    time.sleep(0.3)
+    assert not gateway.add("job", {"run": "a-0"}, shown)
+    assert len(said) == 2

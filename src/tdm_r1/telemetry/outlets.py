@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -72,15 +73,18 @@ def _front(board: Board, port: str, say: Say) -> Any:
     return server, thread
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pushgateway:
     """A Pushgateway. A group is what one push replaces: a job, and the labels run, stage and shard.
 
-    A group never names an iteration or a pod, so that their number does not grow.
+    A group never names an iteration or a pod, so that their number does not grow. After a failure nothing is sent
+    for `pause` seconds, so that a gateway that is away does not slow a loop down.
     """
 
     url: str
     say: Say
+    pause: float = 60.0
+    _resume: float = 0.0
 
     def replace(self, job: str, group: Mapping[str, str], samples: Iterable[Sample]) -> bool:
         """Let these be all samples of a group; True when the gateway took them."""
@@ -95,13 +99,14 @@ class Pushgateway:
         return self._tell(delete_from_gateway, job, group)
 
     def _tell(self, call: Callable[..., None], job: str, group: Mapping[str, str], **more: Any) -> bool:
-        if not self.url:
+        if not self.url or time.monotonic() < self._resume:
             return False
         try:
             address, handler = without_credentials(self.url)
             call(address, job=job, grouping_key=dict(group), timeout=TIMEOUT, handler=handler, **more)
         except Exception as error:
             # an HTTPError's text is the server's, and a URL may hold a password: the class says enough
+            self._resume = time.monotonic() + self.pause
             code = getattr(error, "code", "")
             self.say(f"warning: the Pushgateway was not told: {type(error).__name__} {code}".rstrip())
             return False
