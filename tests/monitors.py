@@ -123,8 +123,9 @@ def published(text: str) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
 
 
 def groups(gateway: str) -> list[dict[str, str]]:
-    """Labels of every group that a Pushgateway holds."""
-    return [group["labels"] for group in json.loads(get(f"{gateway}/api/v1/metrics"))["data"]]
+    """Labels of every group that a Pushgateway holds, which lists them in any order."""
+    found = [group["labels"] for group in json.loads(get(f"{gateway}/api/v1/metrics"))["data"]]
+    return sorted(found, key=lambda labels: sorted(labels.items()))
 
 
 def environment(**more: str) -> dict[str, str]:
