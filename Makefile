@@ -33,7 +33,7 @@ PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 CONTAINER_TOOLS := podman runc mmdebstrap
 
 .PHONY: help demo test faults check golden fuzz images locks pins wheelhouse test-images container-tools
-.PHONY: clean clean-containers
+.PHONY: monitoring-tools clean clean-containers
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -41,7 +41,7 @@ help: ## list the targets
 demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itself
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
 
-test: check ## everything that CI runs
+test: check monitoring-tools ## everything that CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 \
 	  -m "not release"
 	@echo 'not run: the tests marked `release`, which build and run the images; make test-images runs them'
@@ -60,8 +60,9 @@ check: $(VENV)/.dev ## everything that runs no test: style, types, layers, compi
 	$(BIN)/python -m pipelines.compile --check
 	$(BIN)/hadolint images/*/Containerfile
 
-golden: $(VENV)/.dev ## write the compiled pipelines again; look at `git diff` afterwards
+golden: $(VENV)/.dev ## write the compiled pipelines and the page of metrics again; look at `git diff` afterwards
 	$(BIN)/python -m pipelines.compile
+	$(BIN)/python -m tdm_r1.telemetry.document docs/operations/metrics.md
 
 fuzz: $(VENV)/.dev ## damage every kind of file for FUZZ_SECONDS (600); what was found lies in .fuzz
 	mkdir -p .fuzz/corpus
@@ -81,6 +82,9 @@ wheelhouse: $(VENV)/.dev ## download every wheel of the images, for a build with
 
 container-tools: ## install what tests/images need, as root on Debian; elsewhere fail and say what is missing
 	@bash images/container-tools.sh $(CONTAINER_TOOLS)
+
+monitoring-tools: ## install what tests/monitoring need, as root on Debian; elsewhere say what is missing
+	@bash tests/monitoring-tools.sh
 
 clean: clean-containers ## remove the environment and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

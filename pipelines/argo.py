@@ -10,7 +10,7 @@ from hera.workflows import Container, CronWorkflow, Parameter, Step, Steps, Work
 from hera.workflows import models as m
 
 from components.common import SCORER_IMAGE, TRAIN_IMAGE
-from pipelines.pools import PRIORITY_LABEL, PROFILE, QUEUE_LABEL
+from pipelines.pools import PRIORITY_LABEL, PROFILE, QUEUE_LABEL, plain_environment
 from tdm_r1.profiles import Pool
 
 NAME: Final = "tdm-r1-loop"
@@ -211,8 +211,7 @@ def _labels(pool: Pool) -> dict[str, str] | None:
 
 def _environment() -> list[m.EnvVar]:
     storage = PROFILE.storage
-    plain = {"AWS_ENDPOINT_URL": storage.endpoint, "AWS_REGION": storage.region}
-    found = [m.EnvVar(name=name, value=value) for name, value in plain.items() if value]
+    found = [m.EnvVar(name=name, value=value) for name, value in plain_environment().items() if value]
     if storage.secret:
         keys = {"AWS_ACCESS_KEY_ID": storage.secret.access_key, "AWS_SECRET_ACCESS_KEY": storage.secret.secret_key}
         for name, key in keys.items():

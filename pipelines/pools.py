@@ -67,6 +67,16 @@ def _scheduling(task: Any, pool: Pool) -> None:
             kubernetes.add_pod_label(task, label, name)
 
 
+def plain_environment() -> dict[str, str | None]:
+    """Variables of every container that are no secret; one without a value is not set."""
+    storage = PROFILE.storage
+    return {
+        "AWS_ENDPOINT_URL": storage.endpoint,
+        "AWS_REGION": storage.region,
+        "TDM_R1_PUSHGATEWAY": PROFILE.pushgateway,
+    }
+
+
 def _pod(task: Any) -> None:
     """Who the process is, and how it reaches the run directory. KFP drops every capability itself."""
     security, storage = PROFILE.security, PROFILE.storage
@@ -77,6 +87,6 @@ def _pod(task: Any) -> None:
             storage.secret.secret_key: "AWS_SECRET_ACCESS_KEY",
         }
         kubernetes.use_secret_as_env(task, storage.secret.name, keys)
-    for name, value in {"AWS_ENDPOINT_URL": storage.endpoint, "AWS_REGION": storage.region}.items():
+    for name, value in plain_environment().items():
         if value:
             task.set_env_variable(name, value)

@@ -14,7 +14,9 @@ from tdm_r1.drive.cli import drive
 from tdm_r1.errors import ConfigError, TdmR1Error
 from tdm_r1.plan.cli import plan
 from tdm_r1.presets import parse_overrides
+from tdm_r1.runtime.metrics_command import metrics
 from tdm_r1.runtime.reward_commands import geneval_app, scorer_app
+from tdm_r1.telemetry.options import MetricsPort, PushgatewayUrl
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 config_app = typer.Typer(no_args_is_help=True, help="Presets and their knobs.")
@@ -24,6 +26,7 @@ app.add_typer(geneval_app, name="geneval")
 cli_bases.register(app)
 app.command()(drive)
 app.command()(plan)
+app.command()(metrics)
 
 Root = Annotated[str, typer.Option(help="Run directory: a local folder, or s3://bucket/prefix.")]
 OptionalRoot = Annotated[str | None, typer.Option("--root", help="Run directory: a local folder, or s3://….")]
@@ -60,13 +63,21 @@ def stage(
     shard: Annotated[float, typer.Option(help="Shard of a sharded stage.")] = 0,
     variant: Annotated[str, typer.Option(help="Judge what is committed again, by this variant's reward.")] = "",
     executor_input: Annotated[str, typer.Option(help="KFP's {{$}}: where its UI wants outputs.")] = "",
+    metrics_port: MetricsPort = "",
+    pushgateway: PushgatewayUrl = "",
 ) -> None:
     """Execute one stage and commit its record; a committed one is free."""
     from tdm_r1.runtime.command import run_stage
+    from tdm_r1.telemetry.outlets import Outlets
 
-    number = _whole("iteration", iteration) + _whole("offset", offset)
     run_stage(
-        name, root, iteration=number, shard=_whole("shard", shard), variant=variant, executor_input=executor_input
+        name,
+        root,
+        iteration=_whole("iteration", iteration) + _whole("offset", offset),
+        shard=_whole("shard", shard),
+        variant=variant,
+        executor_input=executor_input,
+        outlets=Outlets(metrics_port, pushgateway),
     )
 
 
@@ -121,10 +132,13 @@ def run(
     set_: Set = None,
     isolate: Annotated[bool, typer.Option(help="One process per stage, as a cluster does.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; nothing is done or fetched.")] = False,
+    metrics_port: MetricsPort = "",
+    pushgateway: PushgatewayUrl = "",
 ) -> None:
     """Run or resume the whole loop on this machine."""
     from tdm_r1.runtime.command import dry_run as show
     from tdm_r1.runtime.command import run_loop
+    from tdm_r1.telemetry.outlets import Outlets
 
     config = _config(preset, set_)
     if dry_run:
@@ -132,7 +146,7 @@ def run(
     elif root is None:
         raise ConfigError("--root is missing", hint="write --root FOLDER; only --dry-run needs none")
     else:
-        run_loop(root, config, isolate=isolate)
+        run_loop(root, config, isolate=isolate, outlets=Outlets(metrics_port, pushgateway))
 
 
 @app.command()

@@ -35,6 +35,11 @@ def fail(error: TdmR1Error) -> None:
     print(f"error: {error}", file=sys.stderr)
 
 
+def warn(text: str) -> None:
+    """Print one line to stderr."""
+    print(printable(text), file=sys.stderr)
+
+
 def printable(text: str) -> str:
     """`text` with every character that a terminal would act upon written as an escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

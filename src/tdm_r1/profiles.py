@@ -154,6 +154,8 @@ class Profile(Section):
     """Shards in flight; the planner says how many keep scoring from being the bottleneck."""
     storage: Storage = Storage(secret=Secret(name="tdm-r1-s3"))
     """Where the run directory lies, and who may open it."""
+    pushgateway: str | None = None
+    """URL of a Prometheus Pushgateway that every stage tells what it did; none pushes nothing."""
     security: Security = Security()
     """Who the processes are."""
 
@@ -191,8 +193,7 @@ def cores_of(quantity: str) -> Decimal:
 
 _GPU_TAINT: Final = Toleration(key="nvidia.com/gpu")
 _SPOT_TAINT: Final = Toleration(key="tdm-r1/spot", operator="Equal", value="true")
-_POOL: Final = "tdm-r1/pool"
-_DAY: Final = 86_400
+_POOL, _DAY = "tdm-r1/pool", 86_400
 
 
 def _accelerated(**values: Any) -> Pool:

@@ -217,6 +217,7 @@ extends = "8xH100"
 namespace = "ns-x"
 service_account = "account-x"
 shards_at_once = 33
+pushgateway = "http://push.x:9091"
 timeouts = {distill_base = 4242}
 [security]
 user = 1234
@@ -246,6 +247,7 @@ WANTED = [
         "1234",
         "2345",
         "http://s3.x:8333",
+        "http://push.x:9091",
         "x-1",
         "secret-x",
         "one-x",

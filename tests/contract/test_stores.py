@@ -14,6 +14,7 @@ from threading import Barrier
 import pytest
 import torch
 
+from tdm_r1.artifacts.leftovers import Sweepable
 from tdm_r1.artifacts.manifest import Manifest, sha256_of
 from tdm_r1.artifacts.records import RECORDS, PromptSet, Rollout
 from tdm_r1.artifacts.repository import load, read_manifest
@@ -134,6 +135,15 @@ def test_listing_and_deleting_know_folders_and_more_than_a_thousand_keys(store: 
     store.delete_prefix("many")
     store.delete_prefix("many")
     assert store.list("") == ["a/many/x", "many2/x"]
+
+
+def test_a_store_lists_its_objects_with_size_and_age(store: Store) -> None:
+    assert isinstance(store, Sweepable)
+    for key, data in {"b/x": b"12345", "a": b""}.items():
+        store.write_bytes_if_absent(key, data)
+    found = store.objects()
+    assert [(entry.key, entry.size, entry.upload) for entry in found] == [("a", 0, ""), ("b/x", 5, "")]
+    assert all(-2 <= entry.age < 60 for entry in found)
 
 
 def test_a_missing_key_is_named(store: Store, tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ class Sweepable(Protocol):
     def entries(self) -> list[Entry]:
         """Return everything below the root, sorted: objects, temporary files and unfinished uploads."""
 
+    def objects(self) -> list[Entry]:
+        """Return the same without uploads, which not every role may list."""
+
     def discard(self, entry: Entry) -> None:
         """Delete one entry; none there is fine."""
 

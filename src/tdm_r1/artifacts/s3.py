@@ -169,6 +169,10 @@ class S3Store:
             uploads = unfinished_uploads(self._client, self._bucket, folder)
             return sorted([*self._entries(folder), *uploads])
 
+    def objects(self) -> list[Entry]:
+        with self._errors(""):
+            return sorted(self._entries(self._prefix and f"{self._prefix}/"))
+
     def discard(self, entry: Entry) -> None:
         from botocore.exceptions import ClientError
 

@@ -184,6 +184,9 @@ class LocalStore:
             shutil.rmtree(doomed)
 
     def entries(self) -> list[Entry]:
+        return self.objects()
+
+    def objects(self) -> list[Entry]:
         found = []
         for path in self._files(self._path):
             with suppress(FileNotFoundError):  # its writer ended meanwhile

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tdm_r1.telemetry.options import MetricsPort, PushgatewayUrl
+
 
 def drive(
     root: Annotated[str, typer.Option(help="Run directory as the pods see it: s3://bucket/prefix.")],
@@ -39,12 +41,15 @@ def drive(
     lease_seconds: Annotated[float, typer.Option(min=0.1, help="Silence after which another takes over.")] = 60,
     lease_wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a driver that is alive.")] = 0,
     webhook: Annotated[str | None, typer.Option(envvar="TDM_R1_WEBHOOK", help="Where events are POSTed.")] = None,
+    metrics_port: MetricsPort = "",
+    pushgateway: PushgatewayUrl = "",
     check: Annotated[bool, typer.Option("--check", help="Only find out whether blocks could be submitted.")] = False,
 ) -> None:
     """Submit block after block to KFP or Argo until the run is complete, stopped, or cannot go on."""
     from tdm_r1.drive.command import Target, drive_run, prices_of
     from tdm_r1.drive.driver import Limits
     from tdm_r1.drive.rules import Rules
+    from tdm_r1.telemetry.outlets import Outlets
 
     prices = {} if budget is None else prices_of(profile)
     drive_run(
@@ -68,4 +73,5 @@ def drive(
         lease_wait=lease_wait,
         webhook=webhook,
         only_check=check,
+        outlets=Outlets(metrics_port, pushgateway),
     )

@@ -25,9 +25,12 @@ from tdm_r1.drive.scheduler import Scheduler
 from tdm_r1.errors import ConfigError, TdmR1Error
 from tdm_r1.profiles import POOL_OF, open_profile
 from tdm_r1.runtime.run_file import read_config
+from tdm_r1.telemetry.outlets import Outlets
 
 ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubeflow/pipelines/token")
 """Where KFP's manifests project the token of a pod's account."""
+LOOKS_AT_LEAST: Final = 1.0
+"""Seconds between two looks at the storage for metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ def drive_run(
     lease_wait: float,
     webhook: str | None,
     only_check: bool,
+    outlets: Outlets,
 ) -> None:
     """Check everything, and unless that was all, drive the run to its end.
 
@@ -81,7 +85,24 @@ def drive_run(
         webhook=Webhook(webhook, say),
         say=say,
     )
-    console.OUT.print(hold_and_drive(driver, lease_wait), soft_wrap=True)
+    with observed(driver, outlets):
+        console.OUT.print(hold_and_drive(driver, lease_wait), soft_wrap=True)
+
+
+@contextmanager
+def observed(driver: Driver, outlets: Outlets) -> Iterator[None]:
+    """Publish the run and the driver until the end of the block, if that was asked for."""
+    if not outlets.any:
+        yield
+        return
+    from tdm_r1.runtime.observe import Observer
+    from tdm_r1.runtime.watch import Watch
+
+    observer = Observer(driver.store.root, outlets, say)
+    watch = Watch(observer, driver.store, driver.config, say, records=True)
+    driver.count = observer.driven
+    with observer.serving(), watch.kept(max(driver.limits.poll, LOOKS_AT_LEAST)):
+        yield
 
 
 def prices_of(profile: str) -> dict[str, float]:

@@ -60,10 +60,14 @@ class Driver:
     limits: Limits = Limits()
     webhook: Webhook
     say: Say
+    count: Callable[[str, int], None] = lambda _event, _failures: None
+    """Told each event, and how many blocks have failed in a row."""
     ended: threading.Event = field(default_factory=threading.Event)
     """Set from outside: let go of everything and raise `InterruptedDriveError`."""
     _history: list[Signals] = field(default_factory=list)
     _seen: int | None = None
+    _failures: int = 0
+    """Blocks that failed in a row without completing an iteration."""
 
     def __post_init__(self) -> None:
         self._journal = Journal(self.store)
@@ -77,7 +81,6 @@ class Driver:
             SchedulerDownError: when the scheduler was unreachable for `limits.outage`.
             ConfigError: when a block succeeds and nothing of it arrives in the storage.
         """
-        failures = 0
         while True:
             self._pause(0)
             before = self.observe()
@@ -89,7 +92,7 @@ class Driver:
             status = self._wait(submission)
             after = self.observe()
             self._journal.end(submission.number, f"{status.state} {status.detail}".strip())
-            failures = self._judge(submission, status, after, failures)
+            self._judge(submission, status, after)
 
     def observe(self) -> Progress:
         """Read the progress; tell of iterations that are new, and set STOP when one of them breaks a rule."""
@@ -176,15 +179,16 @@ class Driver:
                 return Status("failed", f"terminated: no new record for {self.limits.stall:g} s")
             self._pause(self.limits.poll)
 
-    def _judge(self, submission: Submission, status: Status, after: Progress, failures: int) -> int:
-        """Tell how a block ended; return how many have failed in a row."""
+    def _judge(self, submission: Submission, status: Status, after: Progress) -> None:
+        """Tell how a block ended, and count how many have failed in a row."""
         facts = {"name": submission.name, "run_id": submission.run_id, "detail": status.detail}
         if status.state == "succeeded":
+            self._failures = 0
             self._tell("succeeded", f"{submission.name}: succeeded, iteration {after.complete} is committed", **facts)
             if after.records == submission.records and after.complete < self.config.iterations:
                 self._refuse_nothing(submission)
-            return 0
-        failures = 1 if after.complete >= submission.start else failures + 1
+            return
+        self._failures = failures = 1 if after.complete >= submission.start else self._failures + 1
         self._tell("failed", f"{submission.name}: {status.detail}", failures=failures, **facts)
         if failures > self.limits.retries:
             raise BlockFailedError(
@@ -192,7 +196,6 @@ class Driver:
                 hint=f"read the log of the failed task of `{submission.name}`, then start the driver again",
             )
         self._pause(min(self.limits.poll * 2 ** (failures - 1), 300))
-        return failures
 
     def _refuse_nothing(self, submission: Submission) -> None:
         if self.store.exists(STOP_FILE):
@@ -219,6 +222,7 @@ class Driver:
                 if now - since >= self.limits.outage:
                     raise
                 attempt += 1
+                self.count("unanswered", self._failures)
                 self.say(f"{error.message}; trying again")
                 self._pause(min(self.limits.poll, 0.5 * 2**attempt))
 
@@ -230,6 +234,7 @@ class Driver:
 
     def _tell(self, event: str, text: str, **fields: object) -> None:
         self.say(text)
+        self.count(event, self._failures)
         self.webhook.send(event, text, root=self.store.root, fence=self.lease.fence, **fields)
 
 

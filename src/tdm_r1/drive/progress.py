@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tdm_r1.artifacts.store import Store
 from tdm_r1.config import RunConfig
-from tdm_r1.runtime.layout import iteration_tasks
+from tdm_r1.runtime.layout import complete_iterations
 
 MANIFEST: str = "/manifest.json"
 
@@ -28,7 +28,4 @@ class Progress:
 def read_progress(store: Store, config: RunConfig) -> Progress:
     """List the storage once and count."""
     there = {key.removesuffix(MANIFEST) for key in store.list("") if key.endswith(MANIFEST)}
-    complete = 0
-    while complete < config.iterations and all(t.location in there for t in iteration_tasks(complete + 1, config)):
-        complete += 1
-    return Progress(len(there), complete)
+    return Progress(len(there), complete_iterations(there, config))

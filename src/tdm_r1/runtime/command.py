@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Final
 
 from rich.table import Table
 
@@ -20,21 +22,34 @@ from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.history import write_report
 from tdm_r1.runtime.layout import VARIANTS, Task, all_tasks, evaluation_due, variant_tasks
 from tdm_r1.runtime.loop import in_process, isolated, loop
+from tdm_r1.runtime.observe import Observer
 from tdm_r1.runtime.replay import replay
 from tdm_r1.runtime.results import RESULT_FILE, write_result
 from tdm_r1.runtime.run import Run, create_run, open_run
 from tdm_r1.runtime.run_file import read_config
 from tdm_r1.runtime.stage_view import View, pointer_of, view_of
 from tdm_r1.runtime.variants import listed_variants, open_variant
+from tdm_r1.runtime.watch import Watch
 from tdm_r1.statistics import OVERALL
+from tdm_r1.telemetry.outlets import Outlets
+
+LOOKS: Final = 30.0
+"""Seconds between two looks at the storage, for the metrics of the run as a whole."""
 
 
-def run_stage(name: str, root: str, *, iteration: int, shard: int, variant: str, executor_input: str) -> None:
-    """Execute one task; tell KFP when it asked to be told."""
+def run_stage(
+    name: str, root: str, *, iteration: int, shard: int, variant: str, executor_input: str, outlets: Outlets
+) -> None:
+    """Execute one task; tell KFP when it asked to be told, and Prometheus."""
     asked = parse_executor_input(executor_input) if executor_input else None
-    run, task = open_variant(open_run(root), variant), Task(name, iteration, shard, variant)
-    due = name != "evaluation" or evaluation_due(iteration, run.config)
-    manifest = execute(run, task) if due else None
+    task, observer = Task(name, iteration, shard, variant), Observer(root, outlets, console.warn)
+    with observer.serving():
+        with observer.watching(task):
+            run = open_variant(open_run(root), variant)
+            due = name != "evaluation" or evaluation_due(iteration, run.config)
+            manifest = execute(run, task, progress=observer.steps(task)) if due else None
+        if manifest is not None:
+            observer.committed(run.store, run.config, task, manifest, run.judges.tallies)
     for tally in run.judges.tallies:
         console.ERR.print(str(tally), soft_wrap=True)
     if asked is not None:
@@ -52,15 +67,18 @@ def dry_run(root: str | None, config: RunConfig | None) -> None:
     show_plan(config or read_config(open_store(root or "")))
 
 
-def run_loop(root: str, config: RunConfig | None, *, isolate: bool) -> None:
+def run_loop(root: str, config: RunConfig | None, *, isolate: bool, outlets: Outlets) -> None:
     """Run or resume, with a progress line; print the table at the end."""
     run = create_run(root, config, check_model=not isolate) if config is not None else open_run(root)
     adapter = run.config.distill.adapter
     if adapter:
         console.OUT.print(f"starts from the generator `{adapter}`, which an earlier run distilled", soft_wrap=True)
-    with console.bar() as progress:
+    observer = Observer(root, outlets, console.warn)
+    watch = Watch(observer, run.store, run.config, console.warn, records=False) if outlets.any else None
+    with observer.serving(), watch.kept(LOOKS) if watch else nullcontext(), console.bar() as progress:
         line = progress.add_task(run.config.preset, total=len(all_tasks(run.config)))
-        for done in loop(run, isolated if isolate else in_process, console.track(progress)):
+        executor = observer.executing(isolated if isolate else in_process)
+        for done in loop(run, executor, console.track(progress)):
             progress.update(line, completed=done.position, description=_describe(run, done.task))
     outcome = write_result(run)
     title = f"{outcome['prompts']} held-out prompts, iteration {outcome['iterations']}, seed {outcome['seed']}"

@@ -114,7 +114,13 @@ def _surrogate_update(inputs: Inputs) -> Record:
     previous = inputs.load(Task("surrogate_update", iteration - 1), SurrogateState) if iteration > 1 else None
     scored = [(number, inputs.scored(number)) for number in window(iteration, run.config)]
     return surrogate_update(
-        inputs.prompts(), scored, previous, backbone=run.backbone, config=run.config, keys=inputs.keys
+        inputs.prompts(),
+        scored,
+        previous,
+        backbone=run.backbone,
+        config=run.config,
+        keys=inputs.keys,
+        progress=inputs.progress,
     )
 
 
@@ -129,6 +135,7 @@ def _generator_update(inputs: Inputs) -> Record:
         backbone=run.backbone,
         config=run.config,
         keys=inputs.keys,
+        progress=inputs.progress,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tdm_r1.config import RunConfig
@@ -98,6 +99,14 @@ def iteration_tasks(iteration: int, config: RunConfig) -> list[Task]:
     if evaluation_due(iteration, config):
         tasks.append(Task("evaluation", iteration))
     return tasks
+
+
+def complete_iterations(there: Collection[str], config: RunConfig) -> int:
+    """Iterations 1 to this one have all their records among these locations."""
+    found = 0
+    while found < config.iterations and all(t.location in there for t in iteration_tasks(found + 1, config)):
+        found += 1
+    return found
 
 
 def all_tasks(config: RunConfig) -> list[Task]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from tdm_r1.models.progress import Progress, silent
 from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.layout import Task, all_tasks
 from tdm_r1.runtime.run import Run
+from tdm_r1.telemetry.metrics import ENVIRONMENT
 
 
 class StageError(TdmR1Error):
@@ -50,7 +52,8 @@ def isolated(run: Run, task: Task, progress: Progress) -> None:
     if read_manifest(run.store, task.location) is not None:
         return
     command = [sys.executable, "-m", "tdm_r1", "stage", *task.arguments(), "--root", run.root]
-    code = subprocess.run(command, check=False).returncode
+    environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}  # we publish for it
+    code = subprocess.run(command, check=False, env=environment).returncode
     if code:
         raise StageError(f"`{' '.join(command[2:])}` exited with {code}", code)
 

@@ -26,6 +26,7 @@ from tdm_r1.models.distiller import Batch, Student, effective, estimates, fake_l
 from tdm_r1.models.levels import Step, dealt, own_levels, shared_noise, steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
+from tdm_r1.models.progress import Progress, silent
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import Query, answers
 from tdm_r1.objectives.distillation import Directions, distillation_directions
@@ -218,6 +219,7 @@ def generator_update(
     backbone: Backbone,
     config: RunConfig,
     keys: Keys,
+    progress: Progress = silent,
 ) -> GeneratorState:
     """Take `updates` steps of the fake score and the generator on this iteration's trajectories.
 
@@ -234,7 +236,7 @@ def generator_update(
     table, samples = PromptTable(prompts), Samples.of(shards)
     trainer = _Trainer(backbone, table, adapter, fake_adapter, samples, config, keys, MetricLog())
     learned = effective(Adapter(backbone.base(), config.surrogate_adapter), surrogate.followed)
-    for update in range(section.updates):
+    for update in progress(range(section.updates), "generator"):
         for turn in range(section.fake_updates):
             trainer.train_fake(update, turn, fake)
         trainer.train_generator(update, generator, effective(fake_adapter, fake.params), learned)

@@ -17,6 +17,7 @@ from tdm_r1.models.backbone import Backbone, Condition
 from tdm_r1.models.levels import Step, shared_noise, steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
+from tdm_r1.models.progress import Progress, silent
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import velocity_at
 from tdm_r1.objectives.surrogate import Gates, drift, group_preference_loss, surrogate_loss, velocity_error
@@ -192,9 +193,10 @@ def _train(
     config: RunConfig,
     keys: Keys,
     log: MetricLog,
+    progress: Progress,
 ) -> None:
     section = config.surrogate
-    for update in range(section.updates):
+    for update in progress(range(section.updates), ROLE):
         chunks = _chunks(_minibatch(window, section, keys, update), section)
         for number, rows in enumerate(chunks):
             batch = window.take(rows)
@@ -217,6 +219,7 @@ def surrogate_update(
     backbone: Backbone,
     config: RunConfig,
     keys: Keys,
+    progress: Progress = silent,
 ) -> SurrogateState:
     """Take `updates` steps of group preference on the scored trajectories of the window.
 
@@ -257,6 +260,7 @@ def surrogate_update(
         config=config,
         keys=keys,
         log=log,
+        progress=progress,
     )
     live, n = optimizer.tensors(), keys.iteration
     decay = {ROLE: 0.0, AVERAGE: mean_decay(n - 1, section.average), LAG: lag_decay(n), REFERENCE: reference_decay(n)}
