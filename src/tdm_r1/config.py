@@ -296,6 +296,13 @@ class EvaluationConfig(Section):
     """Held-out prompts, or training prompts for tuning without touching the held-out ones."""
 
 
+class DistributedConfig(Section):
+    checkpoint_every: Count = 0
+    """Optimizer steps between checkpoints inside a training stage; 0 stores none, for most stages are short [ours]."""
+    timeout_seconds: Positive = 1800
+    """How long a rank waits for the others before all of them give up; a rank that dies is noticed at once [ours]."""
+
+
 class RunConfig(Section):
     preset: str
     """Name of the preset that this configuration started from."""
@@ -323,6 +330,8 @@ class RunConfig(Section):
     """How the generator follows it."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """When and on what the generator is measured."""
+    distributed: DistributedConfig = DistributedConfig()
+    """How the processes of one training stage work together; `torchrun` says how many they are."""
 
     @property
     def surrogate_adapter(self) -> AdapterConfig:

@@ -15,6 +15,7 @@ from tdm_r1.errors import ConfigError
 from tdm_r1.kfp_outputs import parse_executor_input, write_outputs
 from tdm_r1.runtime import audit_report
 from tdm_r1.runtime.audit import audit
+from tdm_r1.runtime.distributed import claim_device, joined
 from tdm_r1.runtime.dry_run_view import show_plan
 from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.history import write_report
@@ -32,9 +33,13 @@ from tdm_r1.statistics import OVERALL
 def run_stage(name: str, root: str, *, iteration: int, shard: int, variant: str, executor_input: str) -> None:
     """Execute one task; tell KFP when it asked to be told."""
     asked = parse_executor_input(executor_input) if executor_input else None
+    claim_device()
     run, task = open_variant(open_run(root), variant), Task(name, iteration, shard, variant)
     due = name != "evaluation" or evaluation_due(iteration, run.config)
-    manifest = execute(run, task) if due else None
+    with joined(task, run.config) as world:
+        manifest = execute(run, task, world=world, resumable=True) if due else None
+    if world.rank:
+        return
     for tally in run.judges.tallies:
         console.ERR.print(str(tally), soft_wrap=True)
     if asked is not None:
