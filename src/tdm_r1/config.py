@@ -297,6 +297,14 @@ class EvaluationConfig(Section):
 
 
 class DistributedConfig(Section):
+    engine: Literal["none", "deepspeed"] = "none"
+    """`none` holds a role and its optimizer whole in every process, `deepspeed` shards the optimizer (ZeRO)."""
+    zero_stage: Literal[1, 2] = 2
+    """What DeepSpeed shards: 1 the optimizer, 2 the gradients too."""
+    offload: bool = False
+    """Whether DeepSpeed keeps the optimizer in the memory of the host."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which DeepSpeed holds and reduces a role that is trained; its masters are float32."""
     checkpoint_every: Count = 0
     """Optimizer steps between checkpoints inside a training stage; 0 stores none, for most stages are short [ours]."""
     timeout_seconds: Positive = 1800

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -89,7 +90,7 @@ def sd3(shared: Path) -> Path:
             "reward.scorers": scorers,
             "surrogate.beta": 10,
         }
-        trained_alone(root, "shapes_smoke", SIZES | tiny)
+        trained_alone(root, "shapes_smoke", SIZES | tiny | {"surrogate.beta": 10})
 
     return once(shared / "alone-sd3", build)
 
@@ -137,13 +138,23 @@ def require_close(alone: Path, together: Path) -> None:
         assert value == pytest.approx(row["value"], rel=within, abs=TOLERANCE), row
 
 
+def sharded(finished: Path, root: Path, **options: Any) -> Path:
+    """An untrained copy of the run in the plane that DeepSpeed will train."""
+    wanted = {f"distributed.{key}": value for key, value in {"engine": "deepspeed", **options}.items()}
+    assert command("init", "--root", str(root), "--preset", "plane", *settings(PLANE | LONG | wanted)) == 0
+    for location in ("prompts", "iter-00001/rollout", "iter-00001/reward_scoring"):
+        shutil.copytree(finished / location, root / location)
+    return root
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-def test_several_processes_train_what_one_does(count: int, plane: Path, sd3: Path, tmp_path: Path) -> None:
-    roots = [untrained(alone, tmp_path / alone.name, *TRAINED) for alone in (plane, sd3)]
-    done = torchrun(count, WORKER, *STAGES, "--", *map(str, roots))
+@pytest.mark.parametrize(("count", "zero"), [(2, 1), (4, 2)])
+def test_several_processes_train_what_one_does(count: int, zero: int, plane: Path, sd3: Path, tmp_path: Path) -> None:
+    pairs = [(alone, untrained(alone, tmp_path / alone.name, *TRAINED)) for alone in (plane, sd3)]
+    pairs.append((plane, sharded(plane, tmp_path / "deepspeed", zero_stage=zero, offload=json.dumps(zero == 2))))
+    done = torchrun(count, WORKER, *STAGES, "--", *(str(root) for _, root in pairs))
     assert done.returncode == 0, done.stderr
-    for alone, root in zip((plane, sd3), roots, strict=True):
+    for alone, root in pairs:
         for location in TRAINED:
             require_close(alone / location, root / location)
             manifest = read_manifest(open_store(str(root)), location)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -13,6 +13,21 @@ from tdm_r1.models.adapters import RoleTensors
 from tdm_r1.models.world import ALONE, World
 
 FIRST, SECOND = "exp_avg", "exp_avg_sq"
+
+
+def adamw(parameters: Iterable[Tensor], config: AdamConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        list(parameters),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
+
+
+def moments_of(config: AdamConfig) -> tuple[str, ...]:
+    """Which moments are stored: with β₁ = 0 the first is the last gradient."""
+    return (FIRST, SECOND) if config.betas[0] else (SECOND,)
 
 
 class RoleOptimizer:
@@ -31,17 +46,16 @@ class RoleOptimizer:
             state: what `state()` returned at the end of the stage before; empty for a fresh start.
         """
         self.role, self._world = role, world
-        self.params = {name: tensor.detach().clone().requires_grad_(True) for name, tensor in sorted(tensors.items())}
-        self._clip_norm = config.clip_norm
-        self._moments = (FIRST, SECOND) if config.betas[0] else (SECOND,)  # with β₁ = 0 the first is the last gradient
-        self._adam = torch.optim.AdamW(
-            list(self.params.values()),
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-        )
+        leaves = {name: tensor.detach().clone().requires_grad_(True) for name, tensor in sorted(tensors.items())}
+        self._leaves: dict[str, Tensor] = leaves
+        self._clip_norm, self._moments = config.clip_norm, moments_of(config)
+        self._adam = adamw(leaves.values(), config)
         self._restore(state)
+
+    @property
+    def params(self) -> Mapping[str, Tensor]:
+        """The role's tensors, for a loss."""
+        return self._leaves
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         for name, parameter in self.params.items() if state else ():

@@ -165,7 +165,7 @@ def joined(task: Task, config: RunConfig) -> Iterator[World]:
     size = processes()
     if size > 1:
         require_fit(task, config, size)
-    if size == 1:
+    if size == 1 and (config.distributed.engine == "none" or not dist.is_torchelastic_launched()):
         yield ALONE
         return
     _leave_when_told()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from tdm_r1.artifacts.records import Base, PromptSet, TrainingState, join_roles, role_tensors
-from tdm_r1.config import AdamConfig, DistillConfig, RunConfig
+from tdm_r1.artifacts.records import Base, PromptSet, join_roles, role_tensors
+from tdm_r1.config import DistillConfig, RunConfig
 from tdm_r1.ema import average_decay, blend
 from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import Adapter, RoleTensors
@@ -16,6 +16,7 @@ from tdm_r1.models.distiller import Batch, effective, fake_loss, replay, teacher
 from tdm_r1.models.levels import steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
+from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.progress import Progress
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import trajectory
@@ -115,15 +116,18 @@ def distill_base(
     section, adapter, saved = config.distill, Adapter(backbone.base(), config.model.adapter), checkpoints.found
     fake_adapter, log = Adapter(backbone.base(), config.fake_adapter), MetricLog(world)
     trainer = _Trainer(backbone, PromptTable(prompts), adapter, fake_adapter, config, keys, log)
+    opened = partial(open_optimizer, world=world, sharding=config.distributed)
     if saved is None:
-        generator = RoleOptimizer("generator", start or adapter.new(keys, "generator"), section.generator, {}, world)
-        fake = RoleOptimizer("fake", fake_adapter.new(keys, "fake"), section.fake.optimizer, {}, world)
+        generator = opened("generator", start or adapter.new(keys, "generator"), section.generator, {})
+        fake = opened("fake", fake_adapter.new(keys, "fake"), section.fake.optimizer, {})
         average = generator.tensors()
     else:
-        log.restore(saved.record.metrics)
-        average = role_tensors(saved.record.state, "generator_ema")
-        generator = _optimizer("generator", saved.record, section.generator, world)
-        fake = _optimizer("fake", saved.record, section.fake.optimizer, world)
+        last = saved.record
+        log.restore(last.metrics)
+        average = role_tensors(last.state, "generator_ema")
+        moments = {role: last.optimizer_of(role) for role in ("generator", "fake")}
+        generator = opened("generator", role_tensors(last.state, "generator"), section.generator, moments["generator"])
+        fake = opened("fake", role_tensors(last.state, "fake"), section.fake.optimizer, moments["fake"])
     for step in progress(range(0 if saved is None else saved.steps, section.steps), "distill_base"):
         batches = trainer.batches(step, generator)
         trainer.train_fake(step, batches, fake)
@@ -131,10 +135,6 @@ def distill_base(
         average = blend(average, generator.tensors(), average_decay(step))
         checkpoints.offer(step + 1, partial(_state, generator, fake, average, log))
     return _state(generator, fake, average, log)
-
-
-def _optimizer(role: str, last: TrainingState, config: AdamConfig, world: World) -> RoleOptimizer:
-    return RoleOptimizer(role, role_tensors(last.state, role), config, last.optimizer_of(role), world)
 
 
 def _state(generator: RoleOptimizer, fake: RoleOptimizer, average: RoleTensors, log: MetricLog) -> Base:

@@ -27,6 +27,7 @@ from tdm_r1.models.distiller import Batch, Student, effective, estimates, fake_l
 from tdm_r1.models.levels import Step, own_levels, shared_noise, steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
+from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import Query, answers
 from tdm_r1.models.world import ALONE, World, dealt, rounds
@@ -209,7 +210,8 @@ def _optimizer(
     role: str, last: TrainingState, tensors: RoleTensors, config: RunConfig, world: World, *, carry: bool
 ) -> RoleOptimizer:
     section = config.generator.optimizer if role == "generator" else config.generator.fake.optimizer
-    return RoleOptimizer(role, tensors, section, last.optimizer_of(role) if carry else {}, world)
+    moments = last.optimizer_of(role) if carry else {}
+    return open_optimizer(role, tensors, section, moments, world, config.distributed)
 
 
 def generator_update(

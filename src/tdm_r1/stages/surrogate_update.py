@@ -19,6 +19,7 @@ from tdm_r1.models.checkpoints import NO_CHECKPOINTS, Checkpoints
 from tdm_r1.models.levels import Step, shared_noise, steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
+from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import velocity_at
 from tdm_r1.models.world import ALONE, World, dealt, rounds
@@ -245,7 +246,7 @@ def surrogate_update(
     roles = {role: fresh if carried is None else role_tensors(carried.state, role) for role in kept}
     last = carried if saved is None else saved.record
     tensors, moments = (fresh, {}) if last is None else (role_tensors(last.state, ROLE), last.optimizer_of(ROLE))
-    optimizer = RoleOptimizer(ROLE, tensors, section.optimizer, moments, world)
+    optimizer = open_optimizer(ROLE, tensors, section.optimizer, moments, world, config.distributed)
     scored = [score(shards, iteration, section, config.reward) for iteration, shards in window]
     log, table = MetricLog(world), PromptTable(prompts)
     if saved is not None:
