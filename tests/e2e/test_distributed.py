@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.artifacts.store import open_store
+from tdm_r1.config import AdamConfig, DistributedConfig
+from tdm_r1.errors import ConfigError
+from tdm_r1.models.optimizers import open_optimizer
+from tdm_r1.models.world import ALONE
+from tdm_r1.presets import resolve
+from tdm_r1.runtime.distributed import require_fit
+from tdm_r1.runtime.layout import Task
 from tests.support import content, differing, once, settings
 from tests.support import tdm_r1 as command
 from tests.tiny import tiny_sd3
@@ -195,3 +204,45 @@ def test_a_killed_rank_ends_all_with_75_and_the_retry_goes_on(plane: Path, tmp_p
     for retried in again:
         assert not (retried / "checkpoints").exists() or not list((retried / "checkpoints").rglob("*.*"))
     assert differing(before, content(root)) == []
+
+
+@pytest.mark.slow
+def test_a_sharded_optimizer_is_the_whole_one_and_goes_on_from_its_gathered_state() -> None:
+    done = torchrun(2, str(REPOSITORY / "tests" / "sharded_worker.py"))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("as one process") == 6
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "found"),
+    [
+        (Task("surrogate_update", 1), 9, "8 groups by surrogate.microbatch_groups=1 are 8 parts"),
+        (Task("generator_update", 1), 5, "64 trajectories by generator.microbatch=16 are 4 parts"),
+        (Task("distill_base"), 3, "distill.batch=16 is 4 trajectories"),
+        (Task("rollout", 1, 1), 2, "one does it"),
+    ],
+)
+def test_processes_that_cannot_share_the_work_are_refused(task: Task, size: int, found: str) -> None:
+    config = resolve("plane", PLANE)
+    with pytest.raises(ConfigError, match=re.escape(found)) as caught:
+        require_fit(task, config, size)
+    assert caught.value.hint
+    if task.stage != "rollout":
+        require_fit(task, config, 4)
+
+
+def test_deepspeed_without_torchrun_is_refused_with_the_command() -> None:
+    sharding = DistributedConfig(engine="deepspeed")
+    with pytest.raises(ConfigError, match="no rank of torchrun") as caught:
+        open_optimizer("r", {"a": torch.zeros(2)}, AdamConfig(learning_rate=0.1), {}, ALONE, sharding)
+    assert "tdm-r1 launch" in (caught.value.hint or "")
+
+
+def test_a_checkpoint_that_was_left_behind_is_no_fault_of_a_run(plane: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(plane, tmp_path / "run")
+    left = root / "checkpoints" / TRAINED[1] / "step-000002"
+    shutil.copytree(root / TRAINED[1], left)
+    assert command("audit", "--root", str(root)) == 0
+    (root / "elsewhere").mkdir()
+    shutil.copytree(left, root / "elsewhere" / "step-000002")
+    assert command("audit", "--root", str(root)) == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from tdm_r1.errors import ConfigError, NumericalError
 from tdm_r1.models.adapters import RoleTensors
 from tdm_r1.models.optimizer import FIRST, RoleOptimizer, adamw, moments_of
 from tdm_r1.models.world import World
+
+BUCKET: Final = 1 << 27
+"""Numbers that are reduced at once, at most."""
 
 
 class _Role(torch.nn.Module):
@@ -53,7 +56,7 @@ class ShardedOptimizer(RoleOptimizer):
         self._engine, self._zero, _, _ = library.initialize(
             model=module,
             optimizer=adamw(module.parameters(), config),
-            config=settings(config, sharding),
+            config=settings(config, sharding, sum(tensor.numel() for tensor in given.values())),
             dist_init_required=False,
         )
         from deepspeed.utils import safe_set_full_fp32_param
@@ -123,9 +126,14 @@ class ShardedOptimizer(RoleOptimizer):
         return {**stored, "step": torch.tensor([float(self._steps)])}
 
 
-def settings(config: AdamConfig, sharding: DistributedConfig) -> dict[str, Any]:
-    """What DeepSpeed is told; everything that changes a result comes from the run's configuration."""
-    zero: dict[str, Any] = {"stage": sharding.zero_stage}
+def settings(config: AdamConfig, sharding: DistributedConfig, count: int) -> dict[str, Any]:
+    """What DeepSpeed is told; everything that changes a result comes from the run's configuration.
+
+    Args:
+        count: numbers of the role. Buckets are not larger: they are allocated at every backward pass, and where
+            deterministic kernels are asked for also filled.
+    """
+    zero: dict[str, Any] = {"stage": sharding.zero_stage, "reduce_bucket_size": min(BUCKET, count)}
     if sharding.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {
