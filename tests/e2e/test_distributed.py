@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -201,9 +202,22 @@ def test_a_killed_rank_ends_all_with_75_and_the_retry_goes_on(plane: Path, tmp_p
     done = started("-m", "tdm_r1", "launch", "--nproc-per-node", "2", *arguments)
     assert done.returncode == 0, done.stderr
     require_close(plane / location, again[1] / location)
+    assert "no checkpoint" not in done.stderr
     for retried in again:
         assert not (retried / "checkpoints").exists() or not list((retried / "checkpoints").rglob("*.*"))
     assert differing(before, content(root)) == []
+
+
+@pytest.mark.slow
+def test_one_process_that_is_killed_goes_on_to_the_very_bytes(plane: Path, tmp_path: Path) -> None:
+    location = TRAINED[1]
+    root = untrained(plane, tmp_path / "run", location)
+    mark = root / "checkpoints" / location / "step-000002" / "manifest.json"
+    died = started(WORKER, "surrogate_update/1", "--", str(root), TDM_R1_TEST_DIE=f"0:{mark}")
+    assert died.returncode == -signal.SIGKILL
+    assert not (root / location / "manifest.json").exists()
+    stage(root, "surrogate_update", "--iteration", "1")
+    assert differing(content(plane), content(root)) == []
 
 
 @pytest.mark.slow
