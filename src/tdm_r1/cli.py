@@ -81,6 +81,14 @@ def stage(
     )
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def launch(context: typer.Context) -> None:
+    """Execute a training stage in several processes: torchrun's options, then `stage` and its own (torchrun --help)."""
+    from tdm_r1.runtime.launch import launch as launched
+
+    raise typer.Exit(launched(context.args))
+
+
 @app.command(name="next")
 def next_(
     root: Root,

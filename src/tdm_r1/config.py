@@ -305,6 +305,21 @@ class EvaluationConfig(Section):
     """Held-out prompts, or training prompts for tuning without touching the held-out ones."""
 
 
+class DistributedConfig(Section):
+    engine: Literal["none", "deepspeed"] = "none"
+    """`none` holds a role and its optimizer whole in every process, `deepspeed` shards the optimizer (ZeRO)."""
+    zero_stage: Literal[1, 2] = 2
+    """What DeepSpeed shards: 1 the optimizer, 2 the gradients too."""
+    offload: bool = False
+    """Whether DeepSpeed keeps the optimizer in the memory of the host."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which DeepSpeed holds and reduces a role that is trained; its masters are float32."""
+    checkpoint_every: Count = 0
+    """Optimizer steps between checkpoints inside a training stage; 0 stores none, for most stages are short [ours]."""
+    timeout_seconds: Positive = 1800
+    """How long a rank waits for the others before all of them give up; a rank that dies is noticed at once [ours]."""
+
+
 class RunConfig(Section):
     preset: str
     """Name of the preset that this configuration started from."""
@@ -332,6 +347,8 @@ class RunConfig(Section):
     """How the generator follows it."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """When and on what the generator is measured."""
+    distributed: DistributedConfig = DistributedConfig()
+    """How the processes of one training stage work together; `torchrun` says how many they are."""
 
     @property
     def surrogate_adapter(self) -> AdapterConfig:

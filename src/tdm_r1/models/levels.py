@@ -29,7 +29,7 @@ def steps(sampler: SamplerConfig) -> list[Step]:
     return [Step(j, grid[j], grid[j + 1], sampler.shift) for j in range(sampler.steps)]
 
 
-def dealt(deck: Sequence[Step], number: int, hand: int) -> list[Step]:
+def dealt_steps(deck: Sequence[Step], number: int, hand: int) -> list[Step]:
     """Steps of the microbatch `number` of an optimizer step, dealt in turn so that all steps are trained alike.
 
     A fake score that is trained on some steps only forgets the others at once (docs/log.md).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,32 +10,52 @@ from torch import Tensor
 from tdm_r1.config import AdamConfig
 from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import RoleTensors
+from tdm_r1.models.world import ALONE, World
 
 FIRST, SECOND = "exp_avg", "exp_avg_sq"
 
 
+def adamw(parameters: Iterable[Tensor], config: AdamConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        list(parameters),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
+
+
+def moments_of(config: AdamConfig) -> tuple[str, ...]:
+    """Which moments are stored: with β₁ = 0 the first is the last gradient."""
+    return (FIRST, SECOND) if config.betas[0] else (SECOND,)
+
+
 class RoleOptimizer:
-    """Trains one role; `params` are leaves that require grad."""
+    """Trains one role; `params` are leaves that require grad, the same on every rank."""
 
     def __init__(
-        self, role: str, tensors: Mapping[str, Tensor], config: AdamConfig, state: Mapping[str, Tensor]
+        self,
+        role: str,
+        tensors: Mapping[str, Tensor],
+        config: AdamConfig,
+        state: Mapping[str, Tensor],
+        world: World = ALONE,
     ) -> None:
         """
         Args:
             state: what `state()` returned at the end of the stage before; empty for a fresh start.
         """
-        self.role = role
-        self.params = {name: tensor.detach().clone().requires_grad_(True) for name, tensor in sorted(tensors.items())}
-        self._clip_norm = config.clip_norm
-        self._moments = (FIRST, SECOND) if config.betas[0] else (SECOND,)  # with β₁ = 0 the first is the last gradient
-        self._adam = torch.optim.AdamW(
-            list(self.params.values()),
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-        )
+        self.role, self._world = role, world
+        leaves = {name: tensor.detach().clone().requires_grad_(True) for name, tensor in sorted(tensors.items())}
+        self._leaves: dict[str, Tensor] = leaves
+        self._clip_norm, self._moments = config.clip_norm, moments_of(config)
+        self._adam = adamw(leaves.values(), config)
         self._restore(state)
+
+    @property
+    def params(self) -> Mapping[str, Tensor]:
+        """The role's tensors, for a loss."""
+        return self._leaves
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         for name, parameter in self.params.items() if state else ():
@@ -43,8 +63,27 @@ class RoleOptimizer:
             step = state["step"].clone().reshape(())
             self._adam.state[parameter] = {FIRST: torch.zeros_like(parameter), **moments, "step": step}
 
+    def expect(self, backwards: int) -> None:
+        """Say how often `backward` will be called before `step`, at most, on the rank that calls it most."""
+        del backwards
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this rank's part of the loss."""
+        loss.backward()
+
+    def _add_gradients(self) -> None:
+        """Sum over ranks; a parameter without gradient anywhere stays so."""
+        params = list(self.params.values())
+        holders = torch.tensor([float(parameter.grad is not None) for parameter in params])
+        self._world.add([holders])
+        gradients = []
+        for parameter in (p for p, count in zip(params, holders.tolist(), strict=True) if count):
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            gradients.append(parameter.grad)
+        self._world.add(gradients)
+
     def step(self, step: int) -> float:
-        """Clip the gradient's norm, update, forget the gradient.
+        """Sum the gradient over ranks, clip its norm, update, forget it.
 
         Returns:
             The norm before clipping.
@@ -52,6 +91,8 @@ class RoleOptimizer:
         Raises:
             NumericalError: when the norm or a weight is not finite; for the norm the weights are untouched.
         """
+        if self._world.size > 1:
+            self._add_gradients()
         norm = torch.nn.utils.clip_grad_norm_(list(self.params.values()), self._clip_norm)
         if not bool(norm.isfinite()):
             raise NumericalError(

@@ -26,6 +26,7 @@ from tdm_r1.runtime.audit_faults import AuditReport, Fault, RecordAudit
 from tdm_r1.runtime.audit_reading import first_line, listed_tasks, read_configuration, read_variants
 from tdm_r1.runtime.history import REPORT_FILE
 from tdm_r1.runtime.layout import (
+    CHECKPOINTS,
     DRIVE,
     RUN_FILE,
     STOP_FILE,
@@ -229,7 +230,7 @@ def strays(walk: Walk, tasks: Sequence[Task]) -> list[Fault]:
     locations = {task.location for task in tasks}
     rewards = {reward_key(name) for name in listed_variants(walk.keys)}
     for key in sorted(walk.keys - BESIDE - rewards):
-        if key.startswith(f"{DRIVE}/"):
+        if key.startswith((f"{DRIVE}/", f"{CHECKPOINTS}/")):
             continue
         location, _, name = key.rpartition("/")
         manifest = walk.read.get(location)

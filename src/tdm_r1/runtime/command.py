@@ -17,6 +17,7 @@ from tdm_r1.errors import ConfigError
 from tdm_r1.kfp_outputs import parse_executor_input, write_outputs
 from tdm_r1.runtime import audit_report
 from tdm_r1.runtime.audit import audit
+from tdm_r1.runtime.distributed import claim_device, joined, leads
 from tdm_r1.runtime.dry_run_view import show_plan
 from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.history import write_report
@@ -42,12 +43,18 @@ def run_stage(
 ) -> None:
     """Execute one task; tell KFP when it asked to be told, and Prometheus."""
     asked = parse_executor_input(executor_input) if executor_input else None
-    task, observer = Task(name, iteration, shard, variant), Observer(root, outlets, console.warn)
+    claim_device()
+    task = Task(name, iteration, shard, variant)
+    observer = Observer(root, outlets if leads() else Outlets(), console.warn)
     with observer.serving():
         with observer.watching(task):
             run = open_variant(open_run(root), variant)
             due = name != "evaluation" or evaluation_due(iteration, run.config)
-            manifest = execute(run, task, progress=observer.steps(task)) if due else None
+            with joined(task, run.config) as world:
+                progress = observer.steps(task)
+                manifest = execute(run, task, progress=progress, world=world, resumable=True) if due else None
+        if world.rank:
+            return
         if manifest is not None:
             observer.committed(run.store, run.config, task, manifest, run.judges.tallies)
     for tally in run.judges.tallies:

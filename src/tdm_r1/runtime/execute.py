@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from typing import Any
 
 from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.manifest import Manifest, Provenance
@@ -22,10 +24,14 @@ from tdm_r1.artifacts.records import (
     TrainingState,
     role_tensors,
 )
-from tdm_r1.artifacts.repository import commit, read_manifest
+from tdm_r1.artifacts.repository import commit, read_manifest, require_manifest
+from tdm_r1.errors import ArtifactError
+from tdm_r1.models.checkpoints import NO_CHECKPOINTS
 from tdm_r1.models.progress import Progress, silent
+from tdm_r1.models.world import ALONE, World
 from tdm_r1.rng import Keys
-from tdm_r1.runtime.layout import Task, check, generator_after, generator_before, shard_tasks, window
+from tdm_r1.runtime.checkpoints import StoredCheckpoints
+from tdm_r1.runtime.layout import TRAINED, Task, check, generator_after, generator_before, shard_tasks, window
 from tdm_r1.runtime.lora_folder import starting_role
 from tdm_r1.runtime.numerics import library_versions
 from tdm_r1.runtime.run import AnyRecord, Run
@@ -46,6 +52,10 @@ class Inputs:
     run: Run
     task: Task
     progress: Progress
+    ranks: World = ALONE
+    resumable: bool = False
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: float = field(default_factory=time.monotonic)
     parents: dict[str, str] = field(default_factory=dict)
 
     def load(self, task: Task, record: type[AnyRecord]) -> AnyRecord:
@@ -56,6 +66,51 @@ class Inputs:
     @property
     def keys(self) -> Keys:
         return Keys(self.run.config.seed, self.task.iteration)
+
+    def world(self) -> World:
+        """The ranks, after all parents were loaded.
+
+        Raises:
+            ArtifactError: when they have not read the same, or are not the same program.
+        """
+        code = {"code": metadata.version("tdm-r1"), **library_versions()}
+        seen = {"run.json": self.run.config_digest, **self.parents, **code}
+        for rank, text in enumerate(self.ranks.gather(json.dumps(seen))):
+            other = json.loads(text)
+            if differing := sorted(key for key in seen.keys() | other.keys() if seen.get(key) != other.get(key)):
+                raise ArtifactError(
+                    f"rank {rank} has another `{differing[0]}` than rank {self.ranks.rank}: "
+                    f"{other.get(differing[0])}, not {seen.get(differing[0])}",
+                    hint="start all ranks from one image, with a --root that every machine sees",
+                )
+        return self.ranks
+
+    def together(self) -> dict[str, Any]:
+        """What a training stage is told of its ranks and its earlier attempts, after all parents were loaded."""
+        return {"world": self.world(), "checkpoints": self.checkpoints() or NO_CHECKPOINTS}
+
+    def checkpoints(self) -> StoredCheckpoints | None:
+        """Of this task, when it may leave any."""
+        if not self.resumable or not self.run.config.distributed.checkpoint_every or self.task.stage not in TRAINED:
+            return None
+        return StoredCheckpoints(self.run, self.task, self.parents, self.ranks, self.provenance)
+
+    def provenance(self) -> Provenance:
+        """Of a record that is committed now."""
+        config, finished = self.run.config, datetime.now(UTC)
+        device, size = config.numerics.device, self.ranks.size
+        return Provenance(
+            code_version=metadata.version("tdm-r1"),
+            libraries=library_versions(),
+            device=device if size == 1 else f"{device}, {size} processes",
+            threads=config.numerics.threads,
+            started=self.started,
+            finished=finished,
+            seconds=time.monotonic() - self.clock,
+            seed_root=config.seed,
+            image_digest=os.environ.get("TDM_R1_IMAGE_DIGEST"),
+            base=None if self.task.stage == "reward_scoring" else self.run.source.facts(),
+        )
 
     def prompts(self) -> PromptSet:
         return self.load(Task("encode_prompts"), PromptSet)
@@ -87,6 +142,7 @@ def _distill_base(inputs: Inputs) -> Record:
         config=run.config,
         keys=inputs.keys,
         progress=inputs.progress,
+        **inputs.together(),
     )
 
 
@@ -121,6 +177,7 @@ def _surrogate_update(inputs: Inputs) -> Record:
         config=run.config,
         keys=inputs.keys,
         progress=inputs.progress,
+        **inputs.together(),
     )
 
 
@@ -136,6 +193,7 @@ def _generator_update(inputs: Inputs) -> Record:
         config=run.config,
         keys=inputs.keys,
         progress=inputs.progress,
+        **inputs.together(),
     )
 
 
@@ -172,37 +230,40 @@ CALLS: dict[str, Callable[[Inputs], Record]] = {
 }
 
 
-def execute(run: Run, task: Task, *, progress: Progress = silent, version: int | None = None) -> Manifest:
+def execute(
+    run: Run,
+    task: Task,
+    *,
+    progress: Progress = silent,
+    version: int | None = None,
+    world: World = ALONE,
+    resumable: bool = False,
+) -> Manifest:
     """Commit a task's record, or return the manifest of the one that is already there.
 
-    A stage that fails commits nothing. With `version`, a replay lays the record out as that version did.
+    A stage that fails commits nothing, and of several ranks only the first commits. With `version`, a replay lays the
+    record out as that version did. A `resumable` stage leaves checkpoints and begins at the newest.
     """
     check(task, run.config)
     present = read_manifest(run.store, task.location)
-    if present is not None:
-        return present
+    if world.gather("there" if present else "")[0]:
+        return present or require_manifest(run.store, task.location)
     run.store.require_writable()
-    started, clock = datetime.now(UTC), time.monotonic()
-    inputs = Inputs(run, task, progress)
+    inputs = Inputs(run, task, progress, world, resumable)
     record = CALLS[task.stage](inputs)
-    provenance = Provenance(
-        code_version=metadata.version("tdm-r1"),
-        libraries=library_versions(),
-        device=run.config.numerics.device,
-        threads=run.config.numerics.threads,
-        started=started,
-        finished=datetime.now(UTC),
-        seconds=time.monotonic() - clock,
-        seed_root=run.config.seed,
-        image_digest=os.environ.get("TDM_R1_IMAGE_DIGEST"),
-        base=None if task.stage == "reward_scoring" else run.source.facts(),
-    )
-    return commit(
+    if world.rank:
+        world.gather("")  # the first rank comes here after its commit
+        return require_manifest(run.store, task.location)
+    manifest = commit(
         run.store,
         task.location,
         record,
         parents=inputs.parents,
         config_digest=run.config_digest,
-        provenance=provenance,
+        provenance=inputs.provenance(),
         version=version,
     )
+    if (checkpoints := inputs.checkpoints()) is not None:
+        checkpoints.forget()
+    world.gather("committed")
+    return manifest

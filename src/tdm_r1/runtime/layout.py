@@ -12,6 +12,8 @@ ONCE = ("encode_prompts", "distill_base")
 SHARDED = ("rollout", "reward_scoring")
 PER_ITERATION = ("surrogate_update", "generator_update", "evaluation")
 STAGES = (*ONCE, *SHARDED, *PER_ITERATION)
+TRAINED = ("distill_base", "surrogate_update", "generator_update")
+"""Stages that take optimizer steps: several processes can share them, and they can leave checkpoints."""
 AGAIN = ("reward_scoring", "evaluation")
 """Stages that a variant runs: they judge images, and change nothing that is trained on."""
 
@@ -19,6 +21,8 @@ RUN_FILE = "run.json"
 STOP_FILE = "STOP"
 DRIVE = "drive"
 """Folder in which drivers keep their lease and what they submitted; no stage reads it."""
+CHECKPOINTS = "checkpoints"
+"""Folder of what a training stage leaves between two of its steps; gone once it commits."""
 PROMPTS = "prompts"
 BASE = "base"
 VARIANTS = "variants"

@@ -39,7 +39,7 @@ class Done:
 
 
 def in_process(run: Run, task: Task, progress: Progress) -> None:
-    execute(run, task, progress=progress)
+    execute(run, task, progress=progress, resumable=True)
 
 
 def isolated(run: Run, task: Task, progress: Progress) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
-from tdm_r1.artifacts.records import Base, PromptSet, join_roles
+from tdm_r1.artifacts.records import Base, PromptSet, join_roles, role_tensors
 from tdm_r1.config import DistillConfig, RunConfig
 from tdm_r1.ema import average_decay, blend
 from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone
+from tdm_r1.models.checkpoints import NO_CHECKPOINTS, Checkpoints
 from tdm_r1.models.distiller import Batch, effective, fake_loss, replay, teacher_directions, teacher_queries
 from tdm_r1.models.levels import steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
+from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.progress import Progress
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import trajectory
+from tdm_r1.models.world import ALONE, World
 from tdm_r1.objectives.distillation import directed_loss, normaliser
 from tdm_r1.rng import Keys
 
@@ -36,18 +40,22 @@ class _Trainer:
         return self.config.distill
 
     def batches(self, step: int, generator: RoleOptimizer) -> list[Batch]:
-        """Fresh trajectories of the live generator, cut into one batch per step j of the grid."""
-        ids = [f"{step}-{row}" for row in range(self.section.batch)]
+        """Fresh trajectories of the live generator, cut into one batch per step j of the grid.
+
+        Every rank samples and keeps the same number of rows of each batch.
+        """
+        world, grid = self.log.world, steps(self.config.sampler)
+        share = self.section.batch // len(grid) or 1
+        own = share // world.size
+        ids = [f"{step}-{row}" for row in range(self.section.batch) if row % share // own == world.rank]
         condition = self.table.condition(self.table.draw(ids, self.keys))
         noise = self.keys.normals("rollout/noise", ids, shape=self.backbone.latent_shape)
         weights = effective(self.adapter, generator.params)
-        states = trajectory(self.backbone, noise, condition, weights, self.config.sampler, self.section.batch)
-        grid = steps(self.config.sampler)
-        share = self.section.batch // len(grid) or 1
+        states = trajectory(self.backbone, noise, condition, weights, self.config.sampler, len(ids))
         found = []
         for position, index in enumerate(self.keys.permutation("step", step, count=len(grid))):
-            rows_ = slice(position * share, (position + 1) * share)
-            if self.section.batch > position * share:
+            rows_ = slice(position * own, (position + 1) * own)
+            if len(ids) > position * own:
                 found.append(
                     Batch(
                         grid[index], states[rows_, index], states[rows_, index + 1], condition.take(rows_), ids[rows_]
@@ -57,6 +65,7 @@ class _Trainer:
 
     def train_fake(self, step: int, batches: list[Batch], fake: RoleOptimizer) -> None:
         """One optimizer step of the fake score; `step` counts its own."""
+        fake.expect(len(batches))
         for batch in batches:
             weights = self.fake_adapter.apply(fake.params)
             result = fake_loss(
@@ -64,12 +73,13 @@ class _Trainer:
             )
             if not bool(result.loss.isfinite()):
                 raise NumericalError("fake/loss", step, hint="lower distill.fake.optimizer.learning_rate")
-            (result.loss / len(batches)).backward()
+            fake.backward(result.loss / (len(batches) * self.log.world.size))
             self.log.add(step, "fake", {"loss": float(result.loss.detach()), "error": float(result.score_error)})
-        self.log.add(step, "fake", {"gradient_norm": fake.step(step)})
+        self.log.add_once(step, "fake", {"gradient_norm": fake.step(step)})
 
     def train_generator(self, step: int, batches: list[Batch], generator: RoleOptimizer, fake: RoleOptimizer) -> None:
         fake_weights = effective(self.fake_adapter, fake.params)
+        generator.expect(len(batches))
         for batch in batches:
             student = replay(self.backbone, batch, self.adapter.apply(generator.params))
             queries = teacher_queries(
@@ -81,9 +91,9 @@ class _Trainer:
             )
             if not bool(result.loss.isfinite()):
                 raise NumericalError("generator/loss", step, hint="lower distill.generator.learning_rate")
-            (result.loss / len(batches)).backward()
+            generator.backward(result.loss / (len(batches) * self.log.world.size))
             self.log.add(step, "generator", {"kl": float(result.kl_error), "cfg": float(result.cfg_error)})
-        self.log.add(step, "generator", {"gradient_norm": generator.step(step)})
+        self.log.add_once(step, "generator", {"gradient_norm": generator.step(step)})
 
 
 def distill_base(
@@ -94,6 +104,8 @@ def distill_base(
     config: RunConfig,
     keys: Keys,
     progress: Progress,
+    world: World = ALONE,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> Base:
     """Distil the frozen base into K steps: `fake_updates` fake-score steps, then one generator step, `steps` times.
 
@@ -105,21 +117,36 @@ def distill_base(
     Args:
         start: an imported generator; None starts from the base.
     """
-    section, adapter = config.distill, Adapter(backbone.base(), config.model.adapter)
-    fake_adapter = Adapter(backbone.base(), config.fake_adapter)
-    trainer = _Trainer(backbone, PromptTable(prompts), adapter, fake_adapter, config, keys, MetricLog())
-    generator = RoleOptimizer("generator", start or adapter.new(keys, "generator"), section.generator, {})
-    fake = RoleOptimizer("fake", fake_adapter.new(keys, "fake"), section.fake.optimizer, {})
-    average = generator.tensors()
-    for step in progress(range(section.warmup + section.steps), "distill_base"):
+    section, adapter, saved = config.distill, Adapter(backbone.base(), config.model.adapter), checkpoints.found
+    fake_adapter, log = Adapter(backbone.base(), config.fake_adapter), MetricLog(world)
+    trainer = _Trainer(backbone, PromptTable(prompts), adapter, fake_adapter, config, keys, log)
+    opened = partial(open_optimizer, world=world, sharding=config.distributed)
+    if saved is None:
+        generator = opened("generator", start or adapter.new(keys, "generator"), section.generator, {})
+        fake = opened("fake", fake_adapter.new(keys, "fake"), section.fake.optimizer, {})
+        average = generator.tensors()
+    else:
+        last = saved.record
+        log.restore(last.metrics)
+        average = role_tensors(last.state, "generator_ema")
+        moments = {role: last.optimizer_of(role) for role in ("generator", "fake")}
+        generator = opened("generator", role_tensors(last.state, "generator"), section.generator, moments["generator"])
+        fake = opened("fake", role_tensors(last.state, "fake"), section.fake.optimizer, moments["fake"])
+    begun, total = 0 if saved is None else saved.steps, section.warmup + section.steps
+    for step in progress(range(begun, total), "distill_base"):
         batches = trainer.batches(step, generator)
         for turn in range(section.fake_updates):
             trainer.train_fake(step * section.fake_updates + turn, batches, fake)
         if step >= section.warmup:
             trainer.train_generator(step, batches, generator, fake)
             average = blend(average, generator.tensors(), average_decay(step - section.warmup))
+        checkpoints.offer(step + 1, partial(_state, generator, fake, average, log))
+    return _state(generator, fake, average, log)
+
+
+def _state(generator: RoleOptimizer, fake: RoleOptimizer, average: RoleTensors, log: MetricLog) -> Base:
     return Base(
         state=join_roles({"generator": generator.tensors(), "generator_ema": average, "fake": fake.tensors()}),
         optimizer=join_roles({"generator": generator.state(), "fake": fake.state()}),
-        metrics=trainer.log.table(),
+        metrics=log.table(),
     )

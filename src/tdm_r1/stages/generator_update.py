@@ -22,13 +22,16 @@ from tdm_r1.ema import average_decay, blend
 from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone, Weights
+from tdm_r1.models.checkpoints import NO_CHECKPOINTS, Checkpoints
 from tdm_r1.models.distiller import Batch, Student, effective, estimates, fake_loss, replay, teacher_queries
-from tdm_r1.models.levels import Step, dealt, own_levels, shared_noise, steps
+from tdm_r1.models.levels import Step, dealt_steps, own_levels, shared_noise, steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
+from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.progress import Progress, silent
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import Query, answers
+from tdm_r1.models.world import ALONE, World, dealt, rounds
 from tdm_r1.objectives.distillation import Directions, distillation_directions
 from tdm_r1.objectives.generator import Reward, generator_loss, reward_direction
 from tdm_r1.rng import Keys
@@ -99,13 +102,14 @@ class _Trainer:
         """M of the K steps for one microbatch."""
         grid = steps(self.config.sampler)
         deck = self.keys.permutation(f"{role}/steps", update, 0, count=len(grid))
-        return dealt([grid[index] for index in deck], number, self.section.steps_per_trajectory)
+        return dealt_steps([grid[index] for index in deck], number, self.section.steps_per_trajectory)
 
     def train_fake(self, update: int, turn: int, fake: RoleOptimizer) -> None:
         """One optimizer step of the fake score on this iteration's trajectories."""
-        chunks = self.microbatches(update)
+        chunks, world = self.microbatches(update), self.log.world
         total = sum(map(len, chunks)) * self.section.steps_per_trajectory
-        for number, rows in enumerate(chunks):
+        fake.expect(rounds(chunks, world) * self.section.steps_per_trajectory)
+        for number, rows in dealt(chunks, world):
             for step in self.chosen_steps(f"fake{turn}", update, number):
                 batch, _ = self.batch(rows, step)
                 weights = self.fake_adapter.apply(fake.params)
@@ -122,9 +126,9 @@ class _Trainer:
                 )
                 if not bool(result.loss.isfinite()):
                     raise NumericalError("fake/loss", update, hint="lower generator.fake.optimizer.learning_rate")
-                (result.loss * (len(rows) / total)).backward()
+                fake.backward(result.loss * (len(rows) / total))
                 self.log.add(update, "fake", {"loss": float(result.loss.detach()), "error": float(result.score_error)})
-        self.log.add(update, "fake", {"gradient_norm": fake.step(update)})
+        self.log.add_once(update, "fake", {"gradient_norm": fake.step(update)})
 
     def reward_queries(
         self, student: Student, batch: Batch, groups: list[int], surrogate: Weights, *counters: int
@@ -153,26 +157,27 @@ class _Trainer:
 
     def train_generator(self, update: int, generator: RoleOptimizer, fake: Weights, surrogate: Weights) -> None:
         """One optimizer step of the generator."""
-        chunks = self.microbatches(update)
+        chunks, world = self.microbatches(update), self.log.world
         total = sum(map(len, chunks)) * self.section.steps_per_trajectory
-        for number, rows in enumerate(chunks):
+        generator.expect(rounds(chunks, world) * self.section.steps_per_trajectory)
+        for number, rows in dealt(chunks, world):
             for step in self.chosen_steps("generator", update, number):
                 batch, groups = self.batch(rows, step)
-                self._accumulate(batch, groups, generator.params, fake, surrogate, update, len(rows) / total)
-        self.log.add(update, "generator", {"gradient_norm": generator.step(update)})
+                self._accumulate(batch, groups, generator, fake, surrogate, update, len(rows) / total)
+        self.log.add_once(update, "generator", {"gradient_norm": generator.step(update)})
 
     def _accumulate(
         self,
         batch: Batch,
         groups: list[int],
-        params: Mapping[str, Tensor],
+        generator: RoleOptimizer,
         fake: Weights,
         surrogate: Weights,
         update: int,
         share: float,
     ) -> None:
         section, counters = self.section, (update, batch.step.index)
-        student = replay(self.backbone, batch, self.adapter.apply(params))
+        student = replay(self.backbone, batch, self.adapter.apply(generator.params))
         teacher = teacher_queries(student, batch, self.table.empty, fake, self.keys, *counters, mode=section.interval)
         wanted = batch.step.index < section.trunc_steps
         reward = self.reward_queries(student, batch, groups, surrogate, *counters) if wanted else []
@@ -189,7 +194,7 @@ class _Trainer:
         )
         if not bool(result.loss.isfinite()):
             raise NumericalError("generator/loss", update, hint="lower generator.optimizer.learning_rate")
-        (result.loss * share).backward()
+        generator.backward(result.loss * share)
         self.log.add(
             update,
             "generator",
@@ -203,10 +208,11 @@ class _Trainer:
 
 
 def _optimizer(
-    role: str, previous: TrainingState, tensors: RoleTensors, config: RunConfig, *, carry: bool
+    role: str, last: TrainingState, tensors: RoleTensors, config: RunConfig, world: World, *, carry: bool
 ) -> RoleOptimizer:
     section = config.generator.optimizer if role == "generator" else config.generator.fake.optimizer
-    return RoleOptimizer(role, tensors, section, previous.optimizer_of(role) if carry else {})
+    moments = last.optimizer_of(role) if carry else {}
+    return open_optimizer(role, tensors, section, moments, world, config.distributed)
 
 
 def generator_update(
@@ -220,6 +226,8 @@ def generator_update(
     config: RunConfig,
     keys: Keys,
     progress: Progress = silent,
+    world: World = ALONE,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> GeneratorState:
     """Take `updates` steps of the fake score and the generator on this iteration's trajectories.
 
@@ -227,23 +235,32 @@ def generator_update(
         previous: the generator of the iteration before, or what stage 0 left.
         first: whether `previous` is stage 0's, so that optimizers start afresh.
     """
-    section, adapter = config.generator, Adapter(backbone.base(), config.model.adapter)
+    section, adapter, saved = config.generator, Adapter(backbone.base(), config.model.adapter), checkpoints.found
+    last, carry = (previous, not first) if saved is None else (saved.record, True)
     fake_adapter = Adapter(backbone.base(), config.fake_adapter)
-    restart = first and section.fake_start == "base"
-    fake_tensors = fake_adapter.new(keys.at(0), "fake") if restart else role_tensors(previous.state, "fake")
-    fake = _optimizer("fake", previous, fake_tensors, config, carry=not first)
-    generator = _optimizer("generator", previous, role_tensors(previous.state, "generator"), config, carry=not first)
-    table, samples = PromptTable(prompts), Samples.of(shards)
-    trainer = _Trainer(backbone, table, adapter, fake_adapter, samples, config, keys, MetricLog())
+    restart = not carry and section.fake_start == "base"
+    fake_tensors = fake_adapter.new(keys.at(0), "fake") if restart else role_tensors(last.state, "fake")
+    fake = _optimizer("fake", last, fake_tensors, config, world, carry=carry)
+    generator = _optimizer("generator", last, role_tensors(last.state, "generator"), config, world, carry=carry)
+    log, samples = MetricLog(world), Samples.of(shards)
+    if saved is not None:
+        log.restore(saved.record.metrics)
+    trainer = _Trainer(backbone, PromptTable(prompts), adapter, fake_adapter, samples, config, keys, log)
     learned = effective(Adapter(backbone.base(), config.surrogate_adapter), surrogate.followed)
-    for update in progress(range(section.updates), "generator"):
+    for update in progress(range(0 if saved is None else saved.steps, section.updates), "generator"):
         for turn in range(section.fake_updates):
             trainer.train_fake(update, turn, fake)
         trainer.train_generator(update, generator, effective(fake_adapter, fake.params), learned)
-    live = generator.tensors()
-    average = blend(role_tensors(previous.state, "generator_ema"), live, average_decay(keys.iteration))
+        checkpoints.offer(update + 1, lambda: _state(generator, fake, {}, log))
+    average = blend(role_tensors(previous.state, "generator_ema"), generator.tensors(), average_decay(keys.iteration))
+    return _state(generator, fake, {"generator_ema": average}, log)
+
+
+def _state(
+    generator: RoleOptimizer, fake: RoleOptimizer, more: Mapping[str, RoleTensors], log: MetricLog
+) -> GeneratorState:
     return GeneratorState(
-        state=join_roles({"generator": live, "generator_ema": average, "fake": fake.tensors()}),
+        state=join_roles({"generator": generator.tensors(), **more, "fake": fake.tensors()}),
         optimizer=join_roles({"generator": generator.state(), "fake": fake.state()}),
-        metrics=trainer.log.table(),
+        metrics=log.table(),
     )

@@ -8,18 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tdm_r1.advantages import Advantages
 from tdm_r1.artifacts.records import PromptSet, Rewards, Rollout, SurrogateState, join_roles, role_tensors
 from tdm_r1.config import RunConfig, SurrogateConfig
 from tdm_r1.ema import blend, lag_decay, mean_decay, reference_decay
 from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone, Condition
+from tdm_r1.models.checkpoints import NO_CHECKPOINTS, Checkpoints
 from tdm_r1.models.levels import Step, shared_noise, steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
+from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.progress import Progress, silent
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import velocity_at
+from tdm_r1.models.world import ALONE, World, dealt, rounds
 from tdm_r1.objectives.surrogate import Gates, drift, group_preference_loss, surrogate_loss, velocity_error
 from tdm_r1.rewards.scored import Trajectories, join, score
 from tdm_r1.rng import Counter, Keys
@@ -194,21 +198,29 @@ def _train(
     keys: Keys,
     log: MetricLog,
     progress: Progress,
+    start: int,
+    checkpoints: Checkpoints,
 ) -> None:
-    section = config.surrogate
-    for update in progress(range(section.updates), ROLE):
+    section, world = config.surrogate, log.world
+    for update in progress(range(start, section.updates), ROLE):
         chunks = _chunks(_minibatch(window, section, keys, update), section)
-        for number, rows in enumerate(chunks):
+        optimizer.expect(rounds(chunks, world) * section.draws)
+        for number, rows in dealt(chunks, world):
             batch = window.take(rows)
             for draw in range(section.draws):
                 query = _draw(batch, table, config, keys, update, number, draw)
                 loss, values = _microbatch_loss(backbone, query, batch, optimizer.params, anchors, config)
                 if not bool(loss.isfinite()):
                     raise NumericalError("surrogate/loss", update, hint="lower surrogate.optimizer.learning_rate")
-                (loss * (len(rows) / sum(map(len, chunks)) / section.draws)).backward()
+                optimizer.backward(loss * (len(rows) / sum(map(len, chunks)) / section.draws))
                 log.add(update, "surrogate", values)
         if chunks:
-            log.add(update, "surrogate", {"gradient_norm": optimizer.step(update)})
+            log.add_once(update, "surrogate", {"gradient_norm": optimizer.step(update)})
+        checkpoints.offer(update + 1, lambda: _state({ROLE: optimizer.tensors()}, optimizer, log))
+
+
+def _state(roles: Mapping[str, RoleTensors], optimizer: RoleOptimizer, log: MetricLog) -> SurrogateState:
+    return SurrogateState(state=join_roles(roles), optimizer=join_roles({ROLE: optimizer.state()}), metrics=log.table())
 
 
 def surrogate_update(
@@ -220,6 +232,8 @@ def surrogate_update(
     config: RunConfig,
     keys: Keys,
     progress: Progress = silent,
+    world: World = ALONE,
+    checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> SurrogateState:
     """Take `updates` steps of group preference on the scored trajectories of the window.
 
@@ -230,42 +244,43 @@ def surrogate_update(
     section, adapter = config.surrogate, Adapter(backbone.base(), config.surrogate_adapter)
     wanted = {AVERAGE: section.average, LAG: section.ppo_clip, REFERENCE: section.reference == "ema"}
     kept = [ROLE, *(role for role, asked in wanted.items() if asked)]
+    carried, saved = previous if section.warm_start else None, checkpoints.found
     fresh = adapter.new(keys.at(0), ROLE)
-    carried = previous if section.warm_start else None
     roles = {role: fresh if carried is None else role_tensors(carried.state, role) for role in kept}
-    moments = {} if carried is None else carried.optimizer_of(ROLE)
-    optimizer = RoleOptimizer(ROLE, roles[ROLE], section.optimizer, moments)
+    last = carried if saved is None else saved.record
+    tensors, moments = (fresh, {}) if last is None else (role_tensors(last.state, ROLE), last.optimizer_of(ROLE))
+    optimizer = open_optimizer(ROLE, tensors, section.optimizer, moments, world, config.distributed)
     scored = [score(shards, iteration, section, config.reward) for iteration, shards in window]
-    log = MetricLog()
-    trajectories, advantages = scored[-1]
-    groups = trajectories.rows_by_group()
-    log.add(0, "advantage", {"std": advantages.std, "clipped_fraction": advantages.clipped_fraction})
-    log.add(0, "advantage", {"zero_variance_groups": advantages.zero_variance_groups / len(groups)})
-    table = PromptTable(prompts)
-    if carried is not None and section.probe_draws:
-        accuracy = held_out_accuracy(trajectories, table, carried.followed, backbone=backbone, config=config, keys=keys)
-        log.add(0, "surrogate", {"held_out_accuracy": accuracy})
-    anchors = Anchors(
-        adapter=adapter,
-        reference=roles.get(REFERENCE),
-        lag=roles.get(LAG),
-    )
-    window_trajectories = join([part for part, _ in scored])
+    log, table = MetricLog(world), PromptTable(prompts)
+    if saved is not None:
+        log.restore(saved.record.metrics)
+    else:
+        _log_labels(log, *scored[-1])
+        if carried is not None and section.probe_draws:
+            found = held_out_accuracy(
+                scored[-1][0], table, carried.followed, backbone=backbone, config=config, keys=keys
+            )
+            log.add_once(0, "surrogate", {"held_out_accuracy": found})
     _train(
-        window_trajectories,
+        join([part for part, _ in scored]),
         table,
         optimizer,
-        anchors,
+        Anchors(adapter=adapter, reference=roles.get(REFERENCE), lag=roles.get(LAG)),
         backbone=backbone,
         config=config,
         keys=keys,
         log=log,
         progress=progress,
+        start=0 if saved is None else saved.steps,
+        checkpoints=checkpoints,
     )
     live, n = optimizer.tensors(), keys.iteration
     decay = {ROLE: 0.0, AVERAGE: mean_decay(n - 1, section.average), LAG: lag_decay(n), REFERENCE: reference_decay(n)}
-    return SurrogateState(
-        state=join_roles({role: blend(tensors, live, decay[role]) for role, tensors in roles.items()}),
-        optimizer=join_roles({ROLE: optimizer.state()}),
-        metrics=log.table(),
-    )
+    return _state({role: blend(tensors, live, decay[role]) for role, tensors in roles.items()}, optimizer, log)
+
+
+def _log_labels(log: MetricLog, trajectories: Trajectories, advantages: Advantages) -> None:
+    """How the rewards of this iteration spread."""
+    share = advantages.zero_variance_groups / len(trajectories.rows_by_group())
+    log.add_once(0, "advantage", {"std": advantages.std, "clipped_fraction": advantages.clipped_fraction})
+    log.add_once(0, "advantage", {"zero_variance_groups": share})
