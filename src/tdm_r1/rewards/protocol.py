@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tdm_r1.config import Section
+from tdm_r1.rewards.extras import versions
 
 Image = npt.NDArray[np.uint8]
 """[height, width, 3] uint8, RGB."""
@@ -56,6 +57,10 @@ class ScorerInfo:
     """Of one core, per image; sets the time limit and the progress line."""
     memory_mb: float = 200.0
     """Resident, of one process."""
+    extra: str = ""
+    """Extra of this package that installs what it imports."""
+    weights: str = ""
+    """What must be there before it can serve, and which option names it; empty is nothing."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class NoOptions(Section):
 class BaseScorer(ABC):
     """Options, info and revision of a scorer that is a class.
 
-    The revision covers `about`, the options, the file that defines the class, and `code` and `files`.
+    The revision covers `about`, the options, the file that defines the class, `code`, `files` and `libraries`.
     """
 
     about: ClassVar[ScorerInfo]
@@ -131,6 +136,10 @@ class BaseScorer(ABC):
         """Weights on disk."""
         return ()
 
+    def libraries(self) -> Sequence[str]:
+        """Installed distributions of which another version may give another value."""
+        return ()
+
     @cached_property
     def info(self) -> ScorerInfo:
         digest = hashlib.sha256(json.dumps([self.about.name, self.about.version, self.options.model_dump()]).encode())
@@ -139,6 +148,8 @@ class BaseScorer(ABC):
         for path in self.files():
             with path.open("rb") as weights:
                 digest.update(hashlib.file_digest(weights, "sha256").digest())
+        if found := versions(self.libraries()):
+            digest.update(json.dumps(found).encode())
         return replace(self.about, revision=digest.hexdigest())
 
     def load(self, threads: int) -> None:

@@ -20,6 +20,7 @@ SHIPPED: Final[Mapping[str, str]] = MappingProxyType(
         "shapes": "tdm_r1.rewards.shapes:ShapesScorer",
         "plane": "tdm_r1.rewards.plane:PlaneScorer",
         "geneval": "tdm_r1.rewards.geneval:GenEvalScorer",
+        "ocr": "tdm_r1.rewards.ocr:OcrScorer",
     }
 )
 
