@@ -132,6 +132,10 @@ class BaseScorer(ABC):
     def __init__(self, **options: Any) -> None:
         self.options = self.Options(**options)
 
+    def describe(self) -> ScorerInfo:
+        """`about`, with what options change in it; the revision is added."""
+        return self.about
+
     def files(self) -> Sequence[Path]:
         """Weights on disk."""
         return ()
@@ -150,7 +154,7 @@ class BaseScorer(ABC):
                 digest.update(hashlib.file_digest(weights, "sha256").digest())
         if found := versions(self.libraries()):
             digest.update(json.dumps(found).encode())
-        return replace(self.about, revision=digest.hexdigest())
+        return replace(self.describe(), revision=digest.hexdigest())
 
     def load(self, threads: int) -> None:
         del threads

@@ -21,6 +21,10 @@ SHIPPED: Final[Mapping[str, str]] = MappingProxyType(
         "plane": "tdm_r1.rewards.plane:PlaneScorer",
         "geneval": "tdm_r1.rewards.geneval:GenEvalScorer",
         "ocr": "tdm_r1.rewards.ocr:OcrScorer",
+        "clipscore": "tdm_r1.rewards.clip_scorers:ClipScore",
+        "pickscore": "tdm_r1.rewards.clip_scorers:PickScore",
+        "hpsv2": "tdm_r1.rewards.clip_scorers:HpsV2",
+        "aesthetic": "tdm_r1.rewards.clip_scorers:Aesthetic",
     }
 )
 

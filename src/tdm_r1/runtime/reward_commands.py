@@ -63,6 +63,27 @@ def scorer_check(name: str, option: Option = None) -> None:
     console.OUT.print(f"{name} {info.version}: ready, revision {info.revision[:16]}, {info.licence}", soft_wrap=True)
 
 
+@scorer_app.command("convert")
+def scorer_convert(
+    kind: Annotated[str, typer.Argument(help="hpsv2 or aesthetic.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The published .pt or .pth.")],
+    out: Annotated[Path, typer.Option(help="Folder (hpsv2) or file (aesthetic) to write.")],
+    like: Annotated[
+        Path, typer.Option(help="hpsv2: folder with the configuration and tokenizer of its CLIP.")
+    ] = Path(),
+) -> None:
+    """Convert a published checkpoint to what a scorer reads: safetensors under transformers' names."""
+    from tdm_r1.rewards import clip_convert
+
+    if kind == "hpsv2":
+        clip_convert.convert_hpsv2(checkpoint, like, out)
+    elif kind == "aesthetic":
+        clip_convert.convert_aesthetic(checkpoint, out)
+    else:
+        raise ConfigError(f"there is no conversion `{kind}`", hint="there are hpsv2 and aesthetic")
+    console.OUT.print(str(out), soft_wrap=True)
+
+
 @geneval_app.command("prompts")
 def geneval_prompts(
     out: Annotated[Path, typer.Option(help="JSONL to write.")],
