@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,8 +21,6 @@ from tdm_r1.rewards import clip_colors, clip_model
 from tdm_r1.rewards.clip_model import Clip, Precision
 from tdm_r1.rewards.images import as_image
 from tdm_r1.rewards.protocol import BaseScorer, Image, Metadata, Score, ScorerInfo, golden
-
-VIT_H: Final = {"cpu_seconds": 1.5, "memory_mb": 5000.0}
 
 
 class ClipOptions(Section):
@@ -131,7 +129,8 @@ class PickScore(ClipScorer):
         high=100.0,
         extra="preference",
         weights="yuvalkirstain/PickScore_v1 with the tokenizer of laion/CLIP-ViT-H-14-laion2B-s32B-b79K (`weights`)",
-        **VIT_H,
+        cpu_seconds=1.5,
+        memory_mb=5000,
     )
 
     def values(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
@@ -150,7 +149,8 @@ class HpsV2(ClipScorer):
         high=1.0,
         extra="preference",
         weights="xswu/HPSv2 HPS_v2.1_compressed.pt, by `tdm-r1 scorer convert hpsv2` (`weights`)",
-        **VIT_H,
+        cpu_seconds=1.5,
+        memory_mb=5000,
     )
 
     def values(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
@@ -191,4 +191,5 @@ class Aesthetic(ClipScorer):
 
     def values(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
         del prompts
-        return torch.mv(self.clip.images(images), self._weight) + self._bias
+        values: Tensor = torch.mv(self.clip.images(images), self._weight) + self._bias
+        return values

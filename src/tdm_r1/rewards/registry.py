@@ -25,6 +25,11 @@ SHIPPED: Final[Mapping[str, str]] = MappingProxyType(
         "pickscore": "tdm_r1.rewards.clip_scorers:PickScore",
         "hpsv2": "tdm_r1.rewards.clip_scorers:HpsV2",
         "aesthetic": "tdm_r1.rewards.clip_scorers:Aesthetic",
+        "vlm": "tdm_r1.rewards.vlm:VlmJudge",
+        "unifiedreward": "tdm_r1.rewards.vlm:UnifiedReward",
+        "deqa": "tdm_r1.rewards.vlm:Deqa",
+        "hpsv3": "tdm_r1.rewards.vlm:HpsV3",
+        "jpeg": "tdm_r1.rewards.jpeg:JpegSize",
     }
 )
 
