@@ -1,7 +1,7 @@
 """Configurations of the published models: what the paper trains, with the values that were published.
 
 Where each value comes from, and where it departs, is written in docs/presets.md. None of these was run here.
-Prompts are those of GenEval; only its scorer ships, the others are names that a package of yours has to register.
+Prompts are GenEval's, or those of the world `ocr`. Every scorer ships; its weights or its server do not.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def package_requirements() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [
         line
-        for extra in ("s3", "audit", "geneval", "ocr", "preference")
+        for extra in ("s3", "audit", "geneval", "ocr", "preference", "nsfw")
         for line in project["optional-dependencies"][extra]
     ]
     return {str(Requirement(line)) for line in [*project["dependencies"], *extras]}

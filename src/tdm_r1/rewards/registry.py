@@ -29,7 +29,9 @@ SHIPPED: Final[Mapping[str, str]] = MappingProxyType(
         "unifiedreward": "tdm_r1.rewards.vlm:UnifiedReward",
         "deqa": "tdm_r1.rewards.vlm:Deqa",
         "hpsv3": "tdm_r1.rewards.vlm:HpsV3",
+        "imagereward": "tdm_r1.rewards.imagereward:ImageReward",
         "jpeg": "tdm_r1.rewards.jpeg:JpegSize",
+        "nsfw": "tdm_r1.rewards.nsfw:Nsfw",
     }
 )
 

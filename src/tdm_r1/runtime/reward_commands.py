@@ -65,12 +65,10 @@ def scorer_check(name: str, option: Option = None) -> None:
 
 @scorer_app.command("convert")
 def scorer_convert(
-    kind: Annotated[str, typer.Argument(help="hpsv2 or aesthetic.")],
+    kind: Annotated[str, typer.Argument(help="hpsv2, imagereward or aesthetic.")],
     checkpoint: Annotated[Path, typer.Argument(help="The published .pt or .pth.")],
-    out: Annotated[Path, typer.Option(help="Folder (hpsv2) or file (aesthetic) to write.")],
-    like: Annotated[
-        Path, typer.Option(help="hpsv2: folder with the configuration and tokenizer of its CLIP.")
-    ] = Path(),
+    out: Annotated[Path, typer.Option(help="Folder to write; a file for aesthetic.")],
+    like: Annotated[Path, typer.Option(help="Folder with tokenizer and, for hpsv2, configuration.")] = Path(),
 ) -> None:
     """Convert a published checkpoint to what a scorer reads: safetensors under transformers' names."""
     from tdm_r1.rewards import clip_convert
@@ -79,8 +77,12 @@ def scorer_convert(
         clip_convert.convert_hpsv2(checkpoint, like, out)
     elif kind == "aesthetic":
         clip_convert.convert_aesthetic(checkpoint, out)
+    elif kind == "imagereward":
+        from tdm_r1.rewards.imagereward import convert_imagereward
+
+        convert_imagereward(checkpoint, like, out)
     else:
-        raise ConfigError(f"there is no conversion `{kind}`", hint="there are hpsv2 and aesthetic")
+        raise ConfigError(f"there is no conversion `{kind}`", hint="there are hpsv2, imagereward and aesthetic")
     console.OUT.print(str(out), soft_wrap=True)
 
 
