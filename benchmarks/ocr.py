@@ -2,8 +2,9 @@
 
     python -m benchmarks.ocr [--images 200] [--workers 2] [--memory 1000] [--sizes 128 512] [--fill 0.85]
 
-The usual way is one call per picture of an engine with its default settings, in one process. Both read the same
-pictures, block by block in turn; `ms` is CPU per picture, `/s` pictures per second of wall time, and `right` the share
+The usual way is one call per picture of an engine with its default settings, in one process; a line tells what it
+costs with one thread, for its threads spin where there are fewer cores. All read the same pictures, block by block in
+turn; `ms` is CPU per picture, `/s` pictures per second of wall time, and `right` the share
 of which the recognised text equals the drawn one. The second part reads pictures of many sizes and tells the resident
 memory as it goes. The third compares the pool with itself, 1 process against `--workers`, and means something only
 with as many free cores; 0 leaves it out.
@@ -70,9 +71,9 @@ def questions(count: int, sizes: Sequence[int], fill: float) -> list[Question]:
     ]
 
 
-def usual() -> Callable[[Sequence[Question]], list[tuple[bool, float]]]:
+def usual(**params: Any) -> Callable[[Sequence[Question]], list[tuple[bool, float]]]:
     """RapidOCR as its own guide shows it."""
-    engine: Any = RapidOCR(params={"Global.log_level": "error"})
+    engine: Any = RapidOCR(params={"Global.log_level": "error", **params})
 
     def answer(asked: Sequence[Question]) -> list[tuple[bool, float]]:
         texts = ["".join(engine(np.ascontiguousarray(q.picture[..., ::-1])).txts or ()) for q in asked]
@@ -90,7 +91,8 @@ def ours(scorer: Scorer) -> Callable[[Sequence[Question]], list[tuple[bool, floa
 
 
 def compare(asked: Sequence[Question], scorer: Scorer) -> None:
-    ways = (Way("usual: defaults", usual()), Way("scorer `ocr`", ours(scorer)))
+    one = usual(**{f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")})
+    ways = (Way("usual: defaults", usual()), Way("defaults, one thread", one), Way("scorer `ocr`", ours(scorer)))
     for way in ways:
         way.answer(asked[:2])
     for start in range(0, len(asked), BLOCK):
@@ -99,8 +101,10 @@ def compare(asked: Sequence[Question], scorer: Scorer) -> None:
     sides = sorted({question.picture.shape[0] for question in asked})
     print(f"{f'{len(asked)} of {sides} px':24} {'ms':>7} {'/s':>7} {'right':>7} {'reward':>7}")
     print("\n".join(way.line() for way in ways))
-    before, after = ways
-    print(f"throughput × {before.wall / after.wall:.1f}, CPU × {before.cpu / after.cpu:.1f}\n", flush=True)
+    *others, last = ways
+    for way in others:
+        print(f"throughput × {way.wall / last.wall:.1f}, CPU × {way.cpu / last.cpu:.1f} against {way.name}")
+    print(flush=True)
 
 
 def memory(count: int, scorer: Scorer) -> None:

@@ -17,9 +17,8 @@ from tests.unit.test_scorers import BAD
 def test_safe_pictures_are_far_from_the_threshold_and_bad_ones_are_errors() -> None:
     scorer = open_scorer("nsfw")
     make_ready(scorer)
-    photo = np.asarray(
-        Pillow.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB")
-    )
+    file = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    photo = np.asarray(Pillow.open(file).convert("RGB"))
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     rows = [Question(picture, "", {}) for picture in (photo, noise, *(bad for bad, _ in BAD.values()))]
     first, second, *errors = ask(scorer, rows)
