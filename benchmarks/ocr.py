@@ -2,11 +2,11 @@
 
     python -m benchmarks.ocr [--images 200] [--workers 2] [--memory 1000] [--sizes 128 512] [--fill 0.85]
 
-The usual way is one call per picture of an engine with its default settings, in one process; a line tells what it
+First the resident memory is told while pictures of one size, and then of many, are read. Then the scorer is compared
+with the usual way: one call per picture of an engine with its default settings, in one process. A line tells what that
 costs with one thread, for its threads spin where there are fewer cores. All read the same pictures, block by block in
-turn; `ms` is CPU per picture, `/s` pictures per second of wall time, and `right` the share
-of which the recognised text equals the drawn one. The second part reads pictures of many sizes and tells the resident
-memory as it goes. The third compares the pool with itself, 1 process against `--workers`, and means something only
+turn; `ms` is CPU per picture, `/s` pictures per second of wall time, and `right` the share of which the recognised text
+equals the drawn one. Last the pool is compared with itself, 1 process against `--workers`, which means something only
 with as many free cores; 0 leaves it out.
 """
 
@@ -107,16 +107,17 @@ def compare(asked: Sequence[Question], scorer: Scorer) -> None:
     print(flush=True)
 
 
-def memory(count: int, scorer: Scorer) -> None:
-    """Resident memory while pictures of many sizes are read."""
+def memory(count: int, scorer: Scorer, sides: range) -> None:
+    """Resident memory while pictures of these sides are read."""
     rng = np.random.default_rng(0)
     marks = {max(1, count * share // 10) for share in (1, 2, 5, 10)}
+    found = []
     for number in range(1, count + 1):
-        side = int(rng.integers(64, 513))
-        picture = lettering(f"Room {number}", side, number)
-        ask(scorer, [Question(picture[: side - side // 4], f'"Room {number}"', {})])
+        side = int(rng.choice(sides))
+        ask(scorer, [Question(lettering(f"Room {number}", side, number), f'"Room {number}"', {})])
         if number in marks:
-            print(f"resident after {number:5} pictures: {resident_mb():.0f} MB", flush=True)
+            found.append(f"{number}: {resident_mb():.0f}")
+    print(f"resident MB after pictures of {sides[0]} to {sides[-1]} px: {', '.join(found)}", flush=True)
 
 
 def scale(asked: Sequence[Question], workers: int) -> None:
@@ -143,11 +144,11 @@ def main() -> None:
     given = parser.parse_args()
     scorer = open_scorer("ocr", {"side": given.side})
     make_ready(scorer)
-    for side in given.sizes:
+    for sides in (range(128, 129), range(64, 513)) if given.memory else ():
+        memory(given.memory, scorer, sides)
+    for side in given.sizes if given.images else ():
         compare(questions(given.images, [side], given.fill), scorer)
-    if given.memory:
-        memory(given.memory, scorer)
-    if given.workers:
+    if given.images and given.workers:
         scale(questions(given.images, given.sizes, given.fill), given.workers)
 
 
