@@ -33,7 +33,7 @@ PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 CONTAINER_TOOLS := podman runc mmdebstrap
 
 .PHONY: help demo test faults check golden fuzz images locks pins wheelhouse test-images container-tools
-.PHONY: monitoring-tools clean clean-containers
+.PHONY: monitoring-tools ocr-engines clean clean-containers
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -41,13 +41,25 @@ help: ## list the targets
 demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itself
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
 
-test: check monitoring-tools ## everything that CI runs
+test: check monitoring-tools ocr-engines ## everything that CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 \
 	  -m "not release"
 	@echo 'not run: the tests marked `release`, which build and run the images; make test-images runs them'
 
 test-images: container-tools $(VENV)/.dev ## build and run the images, and build one again without a cache
 	$(BIN)/python -m pytest --durations 15 tests/images tests/contract/test_image_files.py
+
+ocr-engines: build/paddleocr ## what tests of the scorer `ocr` need besides: Tesseract, and PaddleOCR apart from this environment
+	@if ! command -v tesseract >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends tesseract-ocr tesseract-ocr-eng >/dev/null; fi
+	@command -v tesseract >/dev/null || echo 'note: tesseract is not installed, so its test will fail'
+
+# In a folder of its own: it brings an OpenCV that would replace the one of this environment.
+build/paddleocr: $(VENV)/.dev
+	rm -rf $@
+	$(PIP) --no-compile --target $@ 'paddleocr>=3.7,<4'
+	@touch $@
 
 faults: $(VENV)/.dev ## kill, starve and damage runs, KILLS times each kind of store; writes FAULT_REPORT
 	$(BIN)/python -m pytest tests/faults --timeout 0 --fault-kills $(KILLS) --fault-seed $(SEED) --fault-report $(FAULT_REPORT)

@@ -15,7 +15,7 @@ from tdm_r1.errors import ConfigError, TdmR1Error
 from tdm_r1.plan.cli import plan
 from tdm_r1.presets import parse_overrides
 from tdm_r1.runtime.metrics_command import metrics
-from tdm_r1.runtime.reward_commands import geneval_app, scorer_app
+from tdm_r1.runtime.reward_commands import geneval_app, ocr_app, scorer_app
 from tdm_r1.telemetry.options import MetricsPort, PushgatewayUrl
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -23,6 +23,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Presets and their knobs.")
 app.add_typer(config_app, name="config")
 app.add_typer(scorer_app, name="scorer")
 app.add_typer(geneval_app, name="geneval")
+app.add_typer(ocr_app, name="ocr")
 cli_bases.register(app)
 app.command()(drive)
 app.command()(plan)

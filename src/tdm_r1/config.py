@@ -325,7 +325,7 @@ class RunConfig(Section):
     """Name of the preset that this configuration started from."""
     seed: Count = 0
     """Root of every random draw."""
-    world: Literal["shapes", "plane", "geneval"] = "shapes"
+    world: Literal["shapes", "plane", "geneval", "ocr"] = "shapes"
     """Prompts of both splits, with what a scorer must know to judge their images."""
     iterations: Annotated[int, Field(ge=1, le=99_999)] = 100
     """Iterations of reinforcement; their folders have five digits."""

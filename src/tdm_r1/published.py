@@ -1,10 +1,12 @@
 """Configurations of the published models: what the paper trains, with the values that were published.
 
 Where each value comes from, and where it departs, is written in docs/presets.md. None of these was run here.
-Prompts are those of GenEval; only its scorer ships, the others are names that a package of yours has to register.
+Prompts are GenEval's, or those of the world `ocr`. Every scorer ships; its weights or its server do not.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from tdm_r1.config import (
     AdamConfig,
@@ -59,6 +61,7 @@ def _published(
     generator_t_min: float,
     prompts: int,
     images: int,
+    world: Literal["geneval", "ocr"] = "geneval",
     guidance: float = 4.5,
     cfg_share: float = 0.3,
 ) -> RunConfig:
@@ -68,12 +71,13 @@ def _published(
         scorers: registered names, each with weight 1.
         groups: prompts of 24 images per iteration, over eight shards.
         batch: images per network call.
+        world: whose prompts it trains and is measured on.
         guidance: of the teacher; 1 for a base that was distilled from its own guidance.
     """
     return RunConfig(
         preset=preset,
         iterations=iterations,
-        world="geneval",
+        world=world,
         numerics=CUDA,
         model=model,
         reward=RewardConfig(scorers={name: ScorerConfig() for name in scorers}),
@@ -116,7 +120,7 @@ def sd35_medium_ocr() -> RunConfig:
     return _published(
         "sd35_medium_ocr", SD35_MEDIUM, "ocr",
         iterations=480, groups=48, batch=12, beta=10.0, clip=1e-3, trunc=4,
-        rl_cfg=4.5, surrogate_t_min=0.3, generator_t_min=0.3, prompts=1018, images=1,
+        rl_cfg=4.5, surrogate_t_min=0.3, generator_t_min=0.3, prompts=1018, images=1, world="ocr",
     )  # fmt: skip
 
 

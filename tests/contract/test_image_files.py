@@ -47,7 +47,11 @@ def locked(name: str) -> dict[str, tuple[str, set[str]]]:
 
 def package_requirements() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [line for extra in ("s3", "audit") for line in project["optional-dependencies"][extra]]
+    extras = [
+        line
+        for extra in ("s3", "audit", "geneval", "ocr", "preference", "nsfw")
+        for line in project["optional-dependencies"][extra]
+    ]
     return {str(Requirement(line)) for line in [*project["dependencies"], *extras]}
 
 

@@ -27,7 +27,7 @@ CALLS = {
     "yaml.unsafe_load",
 }
 BUILTINS = {"eval", "exec", "compile", "__import__"}
-CONVERTERS = {"src/tdm_r1/models/lora_files.py", "src/tdm_r1/rewards/mmdet.py"}
+CONVERTERS = {"src/tdm_r1/models/lora_files.py", "src/tdm_r1/rewards/mmdet.py", "src/tdm_r1/rewards/clip_convert.py"}
 """Commands that import other programs' checkpoints, by the reader of torch that builds tensors and runs nothing."""
 SHELLS = {"subprocess.getoutput", "subprocess.getstatusoutput"}
 

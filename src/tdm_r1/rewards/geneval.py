@@ -63,6 +63,8 @@ class GenEvalScorer(PerImage):
         high=1.0,
         cpu_seconds=12.0,
         memory_mb=3000,
+        extra="geneval",
+        weights="Mask2Former (`weights`) and CLIP ViT-L/14 (`colors`)",
     )
     Options = GenEvalOptions
     code: ClassVar = (geneval, detectors, mask2former, clip_colors)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tdm_r1.config import Section
+from tdm_r1.rewards.extras import versions
 
 Image = npt.NDArray[np.uint8]
 """[height, width, 3] uint8, RGB."""
@@ -56,6 +57,10 @@ class ScorerInfo:
     """Of one core, per image; sets the time limit and the progress line."""
     memory_mb: float = 200.0
     """Resident, of one process."""
+    extra: str = ""
+    """Extra of this package that installs what it imports."""
+    weights: str = ""
+    """What must be there before it can serve, and which option names it; empty is nothing."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class NoOptions(Section):
 class BaseScorer(ABC):
     """Options, info and revision of a scorer that is a class.
 
-    The revision covers `about`, the options, the file that defines the class, and `code` and `files`.
+    The revision covers `about`, the options, the file that defines the class, `code`, `files` and `libraries`.
     """
 
     about: ClassVar[ScorerInfo]
@@ -127,8 +132,16 @@ class BaseScorer(ABC):
     def __init__(self, **options: Any) -> None:
         self.options = self.Options(**options)
 
+    def describe(self) -> ScorerInfo:
+        """`about`, with what options change in it; the revision is added."""
+        return self.about
+
     def files(self) -> Sequence[Path]:
         """Weights on disk."""
+        return ()
+
+    def libraries(self) -> Sequence[str]:
+        """Installed distributions of which another version may give another value."""
         return ()
 
     @cached_property
@@ -139,7 +152,9 @@ class BaseScorer(ABC):
         for path in self.files():
             with path.open("rb") as weights:
                 digest.update(hashlib.file_digest(weights, "sha256").digest())
-        return replace(self.about, revision=digest.hexdigest())
+        if found := versions(self.libraries()):
+            digest.update(json.dumps(found).encode())
+        return replace(self.describe(), revision=digest.hexdigest())
 
     def load(self, threads: int) -> None:
         del threads

@@ -20,6 +20,18 @@ SHIPPED: Final[Mapping[str, str]] = MappingProxyType(
         "shapes": "tdm_r1.rewards.shapes:ShapesScorer",
         "plane": "tdm_r1.rewards.plane:PlaneScorer",
         "geneval": "tdm_r1.rewards.geneval:GenEvalScorer",
+        "ocr": "tdm_r1.rewards.ocr:OcrScorer",
+        "clipscore": "tdm_r1.rewards.clip_scorers:ClipScore",
+        "pickscore": "tdm_r1.rewards.clip_scorers:PickScore",
+        "hpsv2": "tdm_r1.rewards.clip_scorers:HpsV2",
+        "aesthetic": "tdm_r1.rewards.clip_scorers:Aesthetic",
+        "vlm": "tdm_r1.rewards.vlm:VlmJudge",
+        "unifiedreward": "tdm_r1.rewards.vlm:UnifiedReward",
+        "deqa": "tdm_r1.rewards.vlm:Deqa",
+        "hpsv3": "tdm_r1.rewards.vlm:HpsV3",
+        "imagereward": "tdm_r1.rewards.imagereward:ImageReward",
+        "jpeg": "tdm_r1.rewards.jpeg:JpegSize",
+        "nsfw": "tdm_r1.rewards.nsfw:Nsfw",
     }
 )
 

@@ -14,6 +14,7 @@ from tdm_r1.presets import parse_overrides
 
 scorer_app = typer.Typer(no_args_is_help=True, help="Scorers that are installed here.")
 geneval_app = typer.Typer(no_args_is_help=True, help="The GenEval benchmark.")
+ocr_app = typer.Typer(no_args_is_help=True, help="Prompts that ask for written text.")
 
 Option = Annotated[list[str] | None, typer.Option("--option", help="KEY=VALUE for the scorer, VALUE as JSON.")]
 
@@ -22,9 +23,19 @@ def _options(pairs: list[str] | None) -> dict[str, Any]:
     return parse_overrides(pairs, "--option", "kind=strict")
 
 
+def _wants(factory: Any) -> str:
+    """What a scorer looks at, and what must be installed or downloaded for it."""
+    about = getattr(factory, "about", None)
+    if about is None:
+        return "says nothing of what it needs"
+    extra = f"pip install 'tdm-r1[{about.extra}]'" if about.extra else ""
+    wanted = [extra, about.weights, "a server" if about.device == "remote" else ""]
+    return f"looks at {', '.join(about.needs)}; needs {'; '.join(filter(None, wanted)) or 'nothing'}"
+
+
 @scorer_app.command("list")
 def scorer_list() -> None:
-    """List every scorer, the package it is from, and its options."""
+    """List every scorer, the package it is from, what it needs, and its options."""
     from tdm_r1.rewards.registry import available
 
     for name, point in available().items():
@@ -35,6 +46,7 @@ def scorer_list() -> None:
             console.OUT.print(f"{name} ({package}): cannot be imported: {error}", soft_wrap=True, markup=False)
             continue
         console.OUT.print(f"{name} ({package}): {(factory.__doc__ or '').splitlines()[0]}", soft_wrap=True)
+        console.OUT.print(f"  {_wants(factory)}", soft_wrap=True, markup=False)
         for option, field in getattr(getattr(factory, "Options", None), "model_fields", {}).items():
             console.OUT.print(f"  {option} = {field.default!r}: {field.description}", soft_wrap=True, markup=False)
 
@@ -51,6 +63,29 @@ def scorer_check(name: str, option: Option = None) -> None:
     console.OUT.print(f"{name} {info.version}: ready, revision {info.revision[:16]}, {info.licence}", soft_wrap=True)
 
 
+@scorer_app.command("convert")
+def scorer_convert(
+    kind: Annotated[str, typer.Argument(help="hpsv2, imagereward or aesthetic.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The published .pt or .pth.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; a file for aesthetic.")],
+    like: Annotated[Path, typer.Option(help="Folder with tokenizer and, for hpsv2, configuration.")] = Path(),
+) -> None:
+    """Convert a published checkpoint to what a scorer reads: safetensors under transformers' names."""
+    from tdm_r1.rewards import clip_convert
+
+    if kind == "hpsv2":
+        clip_convert.convert_hpsv2(checkpoint, like, out)
+    elif kind == "aesthetic":
+        clip_convert.convert_aesthetic(checkpoint, out)
+    elif kind == "imagereward":
+        from tdm_r1.rewards.imagereward import convert_imagereward
+
+        convert_imagereward(checkpoint, like, out)
+    else:
+        raise ConfigError(f"there is no conversion `{kind}`", hint="there are hpsv2, imagereward and aesthetic")
+    console.OUT.print(str(out), soft_wrap=True)
+
+
 @geneval_app.command("prompts")
 def geneval_prompts(
     out: Annotated[Path, typer.Option(help="JSONL to write.")],
@@ -61,6 +96,19 @@ def geneval_prompts(
 
     rows = list(training_rows(train)) if train else benchmark_rows()
     out.write_bytes(as_jsonl(rows))
+    console.OUT.print(f"{out}: {len(rows)} prompts", soft_wrap=True)
+
+
+@ocr_app.command("prompts")
+def ocr_prompts(
+    out: Annotated[Path, typer.Option(help="JSONL to write.")],
+    train: Annotated[int, typer.Option(min=0, help="Training prompts instead of the 1,018 to measure on.")] = 0,
+) -> None:
+    """Write the prompts of the world `ocr` with the text that each asks for."""
+    from tdm_r1.worlds.ocr_prompts import benchmark_rows, training_rows
+
+    rows = training_rows(train) if train else benchmark_rows()
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     console.OUT.print(f"{out}: {len(rows)} prompts", soft_wrap=True)
 
 

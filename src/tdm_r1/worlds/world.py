@@ -47,4 +47,8 @@ def open_world(name: str) -> World:
         from tdm_r1.worlds.geneval_prompts import GenEvalWorld
 
         return GenEvalWorld()
+    if name == "ocr":
+        from tdm_r1.worlds.ocr_prompts import OcrWorld
+
+        return OcrWorld()
     return ShapesWorld()
