@@ -24,12 +24,12 @@ CLUSTER_SCOPED = {"Namespace", "PriorityClass"} | cluster_scoped()
 
 
 def test_there_is_an_overlay_for_each_place_of_the_guide() -> None:
-    assert {"kind-cpu"} <= set(OVERLAYS)
+    assert OVERLAYS == ("eks", "gke", "kind-cpu", "onprem-h100")
 
 
 def test_every_object_is_strictly_valid_and_its_kind_is_known() -> None:
     every = {json.dumps(one, sort_keys=True): one for overlay in EVERY for one in overlay.objects}
-    assert len(every) > 20
+    assert len(every) > 60
     assert [fault for one in every.values() for fault in faults(one)] == []
 
 
@@ -56,6 +56,7 @@ def test_what_belongs_to_no_namespace_is_applied_apart_and_the_rest_is_in_that_o
         assert one["kind"] not in CLUSTER_SCOPED
         assert one["metadata"]["namespace"] == overlay.profile.namespace
     assert overlay.profile.namespace in overlay.names("Namespace")
+    assert {one["metadata"]["labels"]["app.kubernetes.io/part-of"] for one in overlay.objects} == {"tdm-r1"}
     keys = [(one["apiVersion"], one["kind"], one["metadata"]["name"]) for one in overlay.objects]
     assert len(keys) == len(set(keys))
 
@@ -136,7 +137,7 @@ def test_images_of_ours_are_built_here_in_this_version(overlay: Overlay) -> None
     ours = {image for image in images if "tdm-r1" in image}
     assert ours
     assert ours <= {f"ghcr.io/tdm-r1/{name}:{version}" for name in IMAGES}
-    assert all(re.search(r":\d", image) for image in images), "a tag that does not move"
+    assert all(re.search(r":v?\d", image) for image in images), "a tag that does not move"
 
 
 def peak(pool: Pool, pods: int) -> tuple[Decimal, int]:
@@ -147,23 +148,31 @@ def peak(pool: Pool, pods: int) -> tuple[Decimal, int]:
 def test_the_quota_takes_what_the_profile_runs_at_once(overlay: Overlay) -> None:
     """All shards and the evaluation of the base, with the pods that orchestrator and overlay add."""
     pools, count = overlay.profile.pools, overlay.profile.shards_at_once
-    shards = [peak(pool, count) for pool in (pools.rollout, pools.scoring)]
-    evaluation, cores, memory = peak(pools.rollout, 1), Decimal(0), 0
-    for _, template in pod_specs(overlay.team + overlay.driver):
-        for container in template["spec"]["containers"]:
-            limits = container["resources"]["limits"]
-            cores += cores_of(limits["cpu"])
-            memory += bytes_of(limits["memory"])
+    rows = [(pool.cpu, pool.memory, count) for pool in (pools.rollout, pools.scoring)]
     beside = overlay.one("LimitRange")["spec"]["limits"][0]["default"]
+    others = [(beside["cpu"], beside["memory"], count + 1), (pools.rollout.cpu, pools.rollout.memory, 1)]
+    servers = [one for one in overlay.team + overlay.driver if one["kind"] in ("Deployment", "Job")]
+    for _, template in pod_specs(servers):
+        limits = [container["resources"]["limits"] for container in template["spec"]["containers"]]
+        others += [(limit["cpu"], limit["memory"], 1) for limit in limits]
     hard = overlay.one("ResourceQuota")["spec"]["hard"]
-    cores += max(c for c, _ in shards) + evaluation[0] + cores_of(beside["cpu"]) * (count + 1)
-    memory += max(m for _, m in shards) + evaluation[1] + bytes_of(beside["memory"]) * (count + 1)
-    assert cores_of(hard["limits.cpu"]) >= cores
-    assert bytes_of(hard["limits.memory"]) >= memory
-    assert int(hard["pods"]) >= 3 * count + 5
+    assert cores_of(hard["limits.cpu"]) >= max(map(cores, rows)) + sum(map(cores, others))
+    assert bytes_of(hard["limits.memory"]) >= max(map(memory, rows)) + sum(map(memory, others))
+    assert int(hard["pods"]) >= 3 * count + len(others)
+    devices = pools.rollout.accelerators * (count + 1)
+    assert int(hard.get("requests.nvidia.com/gpu", 0)) >= min(devices, 16)
+
+
+def cores(row: tuple[str, str, int]) -> Decimal:
+    return cores_of(row[0]) * row[2]
+
+
+def memory(row: tuple[str, str, int]) -> int:
+    return bytes_of(row[1]) * row[2]
 
 
 STAGE, DRIVE = {"workflows.argoproj.io/workflow": "a"}, {"app.kubernetes.io/name": "tdm-r1-drive"}
+UPDATE = {"app.kubernetes.io/name": "tdm-r1-update"}
 
 
 def tcp(*ports: int) -> tuple[tuple[str, int], ...]:
@@ -174,8 +183,14 @@ PEERS = [
     Peer("stage", "tdm-r1", STAGE, listens=tcp(22, 29500)),
     Peer("drive", "tdm-r1", DRIVE, listens=tcp(22)),
     Peer("store", "tdm-r1", {"app.kubernetes.io/name": "tdm-r1-store"}, listens=tcp(8333, 9333, 8888)),
+    Peer("pushgateway", "tdm-r1", {"app.kubernetes.io/name": "tdm-r1-pushgateway"}, listens=tcp(9091)),
+    Peer("update 0", "tdm-r1", UPDATE, listens=tcp(22, 29400, 45678)),
+    Peer("update 1", "tdm-r1", UPDATE, listens=tcp(22, 29400, 45678)),
     Peer("stranger", "tdm-r1", {"app": "x"}, listens=tcp(80)),
     Peer("neighbour", "other", {"app": "x"} | STAGE | DRIVE, listens=tcp(80)),
+    Peer("prometheus", "monitoring", {"app.kubernetes.io/name": "prometheus"}, listens=tcp(9090)),
+    Peer("grafana", "monitoring", {"app.kubernetes.io/name": "grafana"}, listens=tcp(3000)),
+    Peer("cache of names", address="169.254.20.10", listens=(("UDP", 53),)),
     Peer("dns", "kube-system", {"k8s-app": "kube-dns"}, listens=(("UDP", 53), ("TCP", 53))),
     Peer("argo-server", "argo", {"app": "argo-server"}, listens=tcp(2746)),
     Peer("ml-pipeline", "kubeflow", {"app": "ml-pipeline"}, listens=tcp(8887, 8888)),
@@ -187,30 +202,36 @@ PEERS = [
 """What is near a namespace, with the ports it listens on; a driver or a stage of another namespace is a stranger."""
 
 
-def used(overlay: Overlay) -> Iterator[tuple[str, str, int]]:
-    """Each connection that the code makes in this overlay."""
-    yield from ((pod, "dns", 53) for pod in ("stage", "drive", "stranger", "store"))
+def used(overlay: Overlay, pods: set[str]) -> Iterator[tuple[str, str, int]]:
+    """Each connection that the code makes in this overlay, from what its settings name."""
+    yield from ((pod, "dns", 53) for pod in pods)
+    if overlay.name == "gke":
+        yield from ((pod, "cache of names", 53) for pod in pods)
     for pod in ("stage", "drive"):
         yield from ((pod, "kubernetes", port) for port in (443, 6443))
         yield pod, "outside", 443
-    scheduler = overlay.settings()["KFP_ENDPOINT"]
-    if scheduler == "http://argo-server.argo:2746":
-        yield "drive", "argo-server", 2746
-    else:
-        assert scheduler == "http://ml-pipeline.kubeflow:8888"
-        yield "drive", "ml-pipeline", 8888
-        yield "stage", "ml-pipeline", 8887
-        yield "stage", "metadata", 8080
-    if overlay.profile.storage.endpoint == "http://tdm-r1-store:8333":
+    settings = overlay.settings()
+    named = {"argo-server.argo:2746": "argo-server", "ml-pipeline.kubeflow:8888": "ml-pipeline"}
+    scheduler = settings["KFP_ENDPOINT"].removeprefix("http://")
+    yield "drive", named[scheduler], int(scheduler.rpartition(":")[2])
+    if named[scheduler] == "ml-pipeline":
+        yield from (("stage", "ml-pipeline", 8887), ("stage", "metadata", 8080))
+    if settings.get("AWS_ENDPOINT_URL") == "http://tdm-r1-store:8333":
         yield from ((pod, "store", 8333) for pod in ("stage", "drive"))
+    if "TDM_R1_PUSHGATEWAY" in settings:
+        assert settings["TDM_R1_PUSHGATEWAY"] == "http://tdm-r1-pushgateway:9091"
+        yield from ((pod, "pushgateway", 9091) for pod in ("stage", "drive", "prometheus"))
+    if "TrainingRuntime" in {one["kind"] for one in overlay.team}:
+        pair = ("update 0", "update 1")
+        yield from ((a, b, port) for a in pair for b in pair if a != b for port in (29400, 45678))
+        yield from ((pod, where, 443) for pod in pair for where in ("kubernetes", "outside"))
 
 
 @BY_NAME
 def test_network_policies_let_through_what_is_used_and_nothing_else(overlay: Overlay) -> None:
-    policies = of_kind(overlay.team, "NetworkPolicy")
-    there = [peer for peer in PEERS if peer.name != "store" or "tdm-r1-store" in overlay.names("Deployment")]
-    wanted = {edge for edge in used(overlay) if {edge[0], edge[1]} <= {peer.name for peer in there}}
-    assert connections(policies, there, overlay.profile.namespace) == wanted
+    policies, home = of_kind(overlay.team, "NetworkPolicy"), overlay.profile.namespace
+    pods = {peer.name for peer in PEERS if peer.namespace == home}
+    assert connections(policies, PEERS, home) == set(used(overlay, pods))
 
 
 def test_without_a_policy_everything_is_let_through() -> None:

@@ -50,19 +50,24 @@ def environment(overlay: Overlay, root: Path, endpoint: str) -> dict[str, str]:
 def driven(
     overlay: Overlay, finished: Path, root: Path, monkeypatch: pytest.MonkeyPatch, *more: str, hold: bool = False
 ) -> tuple[int, list[Request]]:
-    """Exit code of the Job's command against a server of the overlay's scheduler, and what it asked for."""
+    """Exit code of the Job's command against a server of the overlay's scheduler, and what it asked for.
+
+    The answer to the first submission is lost, so that the driver has to look for its block.
+    """
     asked: list[Request] = []
     namespace = overlay.profile.namespace
-    work = committing(finished, hold=threading.Event() if hold else None)
-    server = scheduler(overlay, work)
+    server = scheduler(overlay, committing(finished, hold=threading.Event() if hold else None))
 
     def handle(request: Request) -> Any:
-        asked.append(request)
         return server.handle(replace(request, path=re.sub(rf"/{namespace}(?=/|$)", "/argo", request.path)))
+
+    def lost(request: Request) -> str | None:
+        asked.append(request)
+        return "lost" if len(submissions(asked)) == 1 and request is submissions(asked)[0] else None
 
     token = root.parent / "token"
     token.write_text("a token")
-    with serving(handle) as endpoint:
+    with serving(handle, lambda: lost) as endpoint:
         given = environment(overlay, root, endpoint)
         for name, value in given.items():
             monkeypatch.setenv(name, value)
@@ -70,6 +75,10 @@ def driven(
         code = tdm_r1(*line, *QUICK, *more)
         server.wait()
     return code, asked
+
+
+def submissions(asked: list[Request]) -> list[Request]:
+    return [request for request in asked if request.method == "POST" and re.search(r"/(runs|submit)$", request.path)]
 
 
 def scheduler(overlay: Overlay, work: Any) -> KfpServer | ArgoServer:
@@ -97,7 +106,7 @@ def test_the_job_drives_a_run_to_its_end(
     code, asked = driven(overlay, finished, root, monkeypatch)
     assert code == 0
     assert uncommitted(finished, root) == []
-    submitted = [r.body for r in asked if r.method == "POST" and re.search(r"/(runs|submit)$", r.path)]
+    submitted = [request.body for request in submissions(asked)]
     accounts = {b.get("service_account") or b.get("submitOptions", {}).get("serviceAccount") for b in submitted}
     assert accounts == {overlay.profile.service_account}
 

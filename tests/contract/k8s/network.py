@@ -50,11 +50,11 @@ def passes(policies: Sequence[Object], way: str, pod: Peer, other: Peer, protoco
     if not binding:
         return True
     key, end = ("egress", "to") if way == "Egress" else ("ingress", "from")
-    rules = [(rule, spec) for spec in binding for rule in spec.get(key, ())]
+    rules = [rule for spec in binding for rule in spec.get(key, ())]
     return any(
         any(matches(peer, pod.namespace, other) for peer in rule[end])
-        and any(p["port"] == port and p["protocol"] == protocol for p in rule["ports"])
-        for rule, _ in rules
+        and any(p["port"] <= port <= p.get("endPort", p["port"]) and p["protocol"] == protocol for p in rule["ports"])
+        for rule in rules
     )
 
 

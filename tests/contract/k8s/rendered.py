@@ -19,8 +19,6 @@ Object = Mapping[str, Any]
 ROOT: Final = Path(__file__).parents[3]
 FOLDER: Final = ROOT / "k8s"
 OVERLAYS: Final = tuple(sorted(path.parent.name for path in FOLDER.glob("overlays/*/profile.toml")))
-PARTS: Final = ("cluster", "", "driver")
-"""Below an overlay: applied once by an administrator, once by the team, and once per run."""
 
 
 @cache
@@ -61,8 +59,14 @@ class Overlay:
         return render(self.folder / "driver")
 
     @property
+    def update(self) -> tuple[Object, ...]:
+        """TrainJobs, where the overlay has some."""
+        folder = self.folder / "update"
+        return render(folder) if folder.exists() else ()
+
+    @property
     def objects(self) -> tuple[Object, ...]:
-        return self.cluster + self.team + self.driver
+        return self.cluster + self.team + self.driver + self.update
 
     def one(self, kind: str, name: str | None = None) -> Object:
         """The object of a kind and name; of the only name when none is given."""

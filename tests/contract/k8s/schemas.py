@@ -25,7 +25,7 @@ def faults(one: Mapping[str, Any]) -> Iterator[str]:
             place = ".".join(map(str, error.absolute_path)) or "the object"
             yield f"{where}, {version}: {place}: {error.message[:300]}"
     for job in one.get("spec", {}).get("template", {}).get("spec", {}).get("replicatedJobs", ()):
-        yield from faults({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": where}, **job["template"]})
+        yield from faults({"apiVersion": "batch/v1", "kind": "Job", **job["template"]} | {"metadata": {"name": where}})
 
 
 @cache
