@@ -33,7 +33,7 @@ PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 CHECKOV_SKIPPED := CKV_K8S_15,CKV_K8S_35,CKV_K8S_38,CKV_K8S_43
 
 # What builds and runs the images in tests/images, from Debian's archive.
-CONTAINER_TOOLS := podman runc mmdebstrap
+CONTAINER_TOOLS := podman runc mmdebstrap catatonit prometheus-pushgateway
 
 .PHONY: help demo test faults check check-k8s golden fuzz images locks pins wheelhouse test-images container-tools
 .PHONY: clean clean-containers
