@@ -16,7 +16,7 @@ from images.build import IMAGES
 from tdm_r1.profiles import Pool, bytes_of, cores_of
 from tests.contract.k8s.network import Peer, connections
 from tests.contract.k8s.rendered import OVERLAYS, ROOT, Overlay, containers, of_kind, pod_specs
-from tests.contract.k8s.schemas import cluster_scoped, faults
+from tests.contract.k8s.schemas import VERSIONS, cluster_scoped, faults
 
 EVERY = [Overlay(name) for name in OVERLAYS]
 BY_NAME = pytest.mark.parametrize("overlay", EVERY, ids=OVERLAYS)
@@ -25,6 +25,21 @@ CLUSTER_SCOPED = {"Namespace", "PriorityClass"} | cluster_scoped()
 
 def test_there_is_an_overlay_for_each_place_of_the_guide() -> None:
     assert OVERLAYS == ("eks", "gke", "kind-cpu", "onprem-h100")
+
+
+def test_the_guide_names_what_exists() -> None:
+    guide = (ROOT / "docs/operations/install.md").read_text(encoding="utf-8")
+    assert [
+        path for path in set(re.findall(r"k8s/[\w/.-]*\w", guide)) if not (ROOT / path.replace("NAME", "gke")).exists()
+    ] == []
+    named = re.findall(r"make ([a-z0-9-]+)", guide)
+    targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(named) <= set(targets)
+    assert set(re.findall(r"^\| `([\w-]+)` \| (?:KFP|Argo) ", guide, re.MULTILINE)) == set(OVERLAYS)
+    assert f"| {VERSIONS[0]} to {VERSIONS[-1]} | **schema only**" in guide
+    components = {path.parent.name for path in (ROOT / "k8s/components").glob("*/*/kustomization.yaml")}
+    components |= {path.parent.name for path in (ROOT / "k8s/components").glob("*/kustomization.yaml")}
+    assert {name for name in components - {"driver"} if f"`{name}`" not in guide} == set()
 
 
 def test_every_object_is_strictly_valid_and_its_kind_is_known() -> None:
