@@ -29,14 +29,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-# What builds and runs the images in tests/images, from Debian's archive.
-CONTAINER_TOOLS := podman runc mmdebstrap
+# Explained in docs/operations/install.md: pull policy, keys in the environment, the driver's token, digests.
+CHECKOV_SKIPPED := CKV_K8S_15,CKV_K8S_35,CKV_K8S_38,CKV_K8S_43
 
-.PHONY: help demo test faults check golden fuzz images locks pins wheelhouse test-images container-tools
+# What builds and runs the images in tests/images, from Debian's archive.
+CONTAINER_TOOLS := podman runc mmdebstrap catatonit prometheus-pushgateway
+
+.PHONY: help demo test faults check check-k8s golden fuzz images locks pins wheelhouse test-images container-tools
 .PHONY: monitoring-tools ocr-engines clean clean-containers
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1	/p' Makefile
 
 demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itself
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
@@ -71,6 +74,17 @@ check: $(VENV)/.dev ## everything that runs no test: style, types, layers, compi
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pipelines.compile --check
 	$(BIN)/hadolint images/*/Containerfile
+
+check-k8s: $(VENV)/.dev build/checkov/bin/checkov ## policies of k8s/, by checkov in an environment of its own; before a release
+	@rm -rf build/k8s && mkdir -p build/k8s
+	@for folder in $(patsubst %/kustomization.yaml,%,$(wildcard k8s/overlays/*/kustomization.yaml k8s/overlays/*/*/kustomization.yaml)); do \
+	  $(BIN)/kubectl kustomize $$folder >build/k8s/$$(echo $$folder | tr / -).yaml || exit; done
+	build/checkov/bin/checkov --directory build/k8s --framework kubernetes --skip-download --quiet --compact \
+	  --skip-check $(CHECKOV_SKIPPED)
+
+build/checkov/bin/checkov:
+	$(PYTHON) -m venv build/checkov
+	build/checkov/bin/python -m pip install --quiet $(PIP_ARGS) 'checkov>=3.3,<4'
 
 golden: $(VENV)/.dev ## write the compiled pipelines and the page of metrics again; look at `git diff` afterwards
 	$(BIN)/python -m pipelines.compile

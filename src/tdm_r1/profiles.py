@@ -290,8 +290,11 @@ def open_profile(name: str) -> Profile:
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` over it, table by table; what is no table is replaced whole, and so are node labels."""
-    whole = {"node_labels", "timeouts"}
+    """`base` with `changes` over it, table by table; replaced whole are values, node labels, timeouts and storage.
+
+    TOML knows no null, so a `[storage]` without `secret` is how a file says that the service account has a role.
+    """
+    whole = {"node_labels", "timeouts", "storage"}
     return {**base} | {
         key: _merged(base[key], value)
         if isinstance(value, Mapping) and isinstance(base.get(key), Mapping) and key not in whole

@@ -74,12 +74,17 @@ def test_bad_input_is_refused_before_anything_is_submitted_or_written(
     assert sorted(tree(root)) == ["run.json"]
 
 
+KUEUE = "/apis/kueue.x-k8s.io"
+
+
 @pytest.mark.parametrize(
     ("there", "complaint"),
     [
         ((), "there is no namespace `team`"),
-        (("/api/v1/namespaces/team",), "namespace `team` has no Kueue LocalQueue `gpu`"),
-        (("/api/v1/namespaces/team", "/localqueues/gpu"), ""),
+        (("/api/v1/namespaces/team",), "the cluster has no Kueue"),
+        (("/api/v1/namespaces/team", KUEUE), "namespace `team` has no Kueue LocalQueue `gpu`"),
+        (("/api/v1/namespaces/team", KUEUE, "/v1beta1/namespaces/team/localqueues/gpu"), "has no Kueue LocalQueue"),
+        (("/api/v1/namespaces/team", KUEUE, "/v1beta2/namespaces/team/localqueues/gpu"), ""),
     ],
 )
 def test_a_namespace_or_queue_that_the_cluster_does_not_have_is_refused(
@@ -90,7 +95,8 @@ def test_a_namespace_or_queue_that_the_cluster_does_not_have_is_refused(
     block.write_text(Path(BLOCK).read_text().partition("\n---")[0] + "\n---" + more)
 
     def cluster(request: Request) -> Any:
-        return {} if request.path.endswith(there) and there else Answer({"message": "not found"}, 404)
+        group = {"preferredVersion": {"groupVersion": "kueue.x-k8s.io/v1beta2"}}
+        return group if request.path.endswith(there) and there else Answer({"message": "not found"}, 404)
 
     with (
         kfp_server(committing(finished), multi_user=True, namespaces=("team",)) as server,

@@ -66,6 +66,13 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     assert ours == base.model_copy(update={"name": "ours", "shards_at_once": 64, "pools": pools})
 
 
+def test_a_storage_without_a_secret_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text('extends = "1xA100"\n[storage]\nregion = "eu-west-1"\n')
+    assert open_profile("1xA100").storage.secret is not None
+    assert open_profile(str(path)).storage.model_dump() == {"secret": None, "endpoint": None, "region": "eu-west-1"}
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

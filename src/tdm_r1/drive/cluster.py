@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tdm_r1.drive.http import Api, NotThereError, SchedulerDownError
 from tdm_r1.errors import ConfigError
 
 ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-KUEUE: Final = "/apis/kueue.x-k8s.io/v1beta1"
+KUEUE: Final = "/apis/kueue.x-k8s.io"
 
 
 def kubernetes_api(endpoint: str | None) -> Api | None:
@@ -48,10 +48,11 @@ def check_cluster(api: Api | None, namespace: str, queues: Sequence[str]) -> str
             f"there is no namespace `{namespace}`",
             hint="`kubectl get namespaces`",
         )
+        kueue = _kueue(api) if queues else ""
         for queue in queues:
             _require(
                 api,
-                f"{KUEUE}/namespaces/{namespace}/localqueues/{queue}",
+                f"{kueue}/namespaces/{namespace}/localqueues/{queue}",
                 f"namespace `{namespace}` has no Kueue LocalQueue `{queue}`, so its pods would wait for ever",
                 hint=f"`kubectl -n {namespace} get localqueues`; create it, or compile the pipeline for another queue",
             )
@@ -62,8 +63,15 @@ def check_cluster(api: Api | None, namespace: str, queues: Sequence[str]) -> str
     return ""
 
 
-def _require(api: Api, path: str, missing: str, *, hint: str) -> None:
+def _kueue(api: Api) -> str:
+    """Path of the version that the cluster's Kueue prefers: v1beta1 before 0.16, v1beta2 since; 0.20 has no v1beta1."""
+    hint = "install Kueue, or compile the pipeline with a profile whose pools have no queue"
+    group = _require(api, KUEUE, "the cluster has no Kueue, whose queues the pipeline names", hint=hint)
+    return f"/apis/{group['preferredVersion']['groupVersion']}"
+
+
+def _require(api: Api, path: str, missing: str, *, hint: str) -> Any:
     try:
-        api.get(path)
+        return api.get(path)
     except NotThereError as error:
         raise NotThereError(missing, hint=hint) from error
