@@ -13,7 +13,7 @@ OVERALL = "overall"
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95% percentile interval, all in [0, 1], over `count` values."""
+    """A mean with its 95% percentile interval, over `count` values."""
 
     value: float
     low: float
@@ -25,7 +25,7 @@ def tag_intervals(correct: Mapping[str, npt.NDArray[np.float64]], *, resamples: 
     """Mean and interval per tag, and of the unweighted mean over tags.
 
     Args:
-        correct: by tag, one value in [0, 1] per prompt: the share of its images that are right.
+        correct: by tag, one value per prompt: the share of its images that are right, or a difference of two shares.
         resamples: bootstrap draws; values are resampled inside each tag, since the tags' sizes are fixed.
     """
     rng = np.random.default_rng(seed)

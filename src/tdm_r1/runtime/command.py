@@ -91,6 +91,8 @@ def run_loop(root: str, config: RunConfig | None, *, isolate: bool, outlets: Out
     title = f"{outcome['prompts']} held-out prompts, iteration {outcome['iterations']}, seed {outcome['seed']}"
     title += f", tdm is {adapter}" if adapter else ""
     console.OUT.print(console.result_table(outcome["rows"], title))
+    if outcome["gain"]:
+        console.OUT.print(console.gain_line(outcome["gain"]), soft_wrap=True)
     console.OUT.print(f"result  {run.root}/{RESULT_FILE}", soft_wrap=True)
     report_run(root, None, None, run=run)
 

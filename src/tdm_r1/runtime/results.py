@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from tdm_r1.artifacts.records import Evaluation
 from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.runtime.layout import Task, evaluation_due
 from tdm_r1.runtime.run import Run
-from tdm_r1.statistics import OVERALL
+from tdm_r1.statistics import OVERALL, tag_intervals
 from tdm_r1.worlds.shapes.grammar import TAGS
 
 RESULT_FILE = "result.json"
@@ -52,13 +54,58 @@ def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
     return rows
 
 
+def by_prompt(evaluation: Evaluation, name: str) -> dict[tuple[str, str], float]:
+    """Mean over the images of each prompt, by (tag, prompt id), of what an evaluation measures of one model.
+
+    That is the share of correct images; or the mean score, where a scorer gives no verdicts.
+    """
+    table = evaluation.samples.select(["name", "tag", "prompt_id", "correct", "score"])
+    own = [row for row in table.to_pylist() if row["name"] == name]
+    verdicts = any(row["correct"] is not None for row in own)
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in own:
+        value = float(row["correct"] or False) if verdicts else row["score"]
+        if value is not None:
+            found.setdefault((row["tag"], row["prompt_id"]), []).append(value)
+    return {prompt: float(np.mean(values)) for prompt, values in found.items()}
+
+
+def gain(before: Evaluation, after: Evaluation, *, resamples: int, seed: int) -> dict[str, Any] | None:
+    """What the last model of `after` gained over the last one of `before`, prompt by prompt; None without common ones.
+
+    All models draw from the same initial noise, so that much of what makes prompts differ cancels: this interval is
+    narrower than the two of the table are apart.
+    """
+    over, name = (rows_of(record)[-1]["name"] for record in (before, after))
+    first, last = by_prompt(before, over), by_prompt(after, name)
+    differences: dict[str, list[float]] = {}
+    for tag, prompt in sorted(first.keys() & last.keys()):
+        differences.setdefault(tag, []).append(last[tag, prompt] - first[tag, prompt])
+    if not differences:
+        return None
+    found = tag_intervals(
+        {tag: np.array(values) for tag, values in differences.items()}, resamples=resamples, seed=seed
+    )
+    whole = found[OVERALL]
+    return {
+        "of": name,
+        "over": over,
+        "overall": round(whole.value, 4),
+        "ci95": [round(whole.low, 4), round(whole.high, 4)],
+    }
+
+
 def result(run: Run) -> dict[str, Any]:
     """The table of a run: what it started from, and its last evaluated generator."""
     iterations = evaluated(run)
     records = {n: run.load(Task("evaluation", n), Evaluation)[0] for n in iterations}
     rows = rows_of(records[0]) if 0 in records else []
+    gained = None
     if iterations and iterations[-1]:
         rows += rows_of(records[iterations[-1]])
+        if 0 in records:
+            resamples, seed = run.config.evaluation.bootstrap, run.config.seed
+            gained = gain(records[0], records[iterations[-1]], resamples=resamples, seed=seed)
     first = next(iter(records.values())).metrics.to_pylist() if records else []
     return {
         "suite": run.config.world,
@@ -68,6 +115,7 @@ def result(run: Run) -> dict[str, Any]:
         "iterations": iterations[-1] if iterations else 0,
         "prompts": next((cell["count"] for cell in first if cell["tag"] == OVERALL), 0),
         "rows": rows,
+        "gain": gained,
         "curve": [
             {"iteration": n, "overall": row["overall"], "ci95": row["ci95"]}
             for n, record in records.items()
