@@ -61,7 +61,7 @@ ocr-engines: build/paddleocr ## what tests of the scorer `ocr` need besides: Tes
 # In a folder of its own: it brings an OpenCV that would replace the one of this environment.
 build/paddleocr: $(VENV)/.dev
 	rm -rf $@
-	$(PIP) --no-compile --target $@ 'paddleocr>=3.7,<4'
+	$(PIP) --no-warn-conflicts --no-compile --target $@ 'paddleocr>=3.7,<4'
 	@touch $@
 
 faults: $(VENV)/.dev ## kill, starve and damage runs, KILLS times each kind of store; writes FAULT_REPORT
