@@ -46,6 +46,10 @@ def test_an_alert_is_tested_documented_and_has_a_severity(rule: dict[str, Any]) 
 @pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.get("alert") or rule["record"])
 def test_a_rule_reads_published_metrics_only(rule: dict[str, Any]) -> None:
     names = set(re.findall(r"\btdm_r1_[a-z_]+", rule["expr"]))
+    if rule.get("alert") == "TdmR1DriverFailed":  # of kube-state-metrics: a driver that is gone publishes nothing
+        assert rule["expr"].startswith('kube_job_failed{namespace="tdm-r1"')
+        assert not names
+        return
     recorded = set(re.findall(r"\btdm_r1:[a-z_:]+", rule["expr"]))
     assert names | recorded, "a rule about nothing of ours"
     assert names <= set(METRICS)

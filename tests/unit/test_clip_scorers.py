@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, layer_norm, multi_head_attention_forward, normalize
 
+from tdm_r1.config import RewardConfig, ScorerConfig
 from tdm_r1.errors import ConfigError, ScorerError
 from tdm_r1.rewards.ask import Question, ask, make_ready
 from tdm_r1.rewards.clip_convert import convert_open_clip
 from tdm_r1.rewards.clip_scorers import ClipScorer
+from tdm_r1.rewards.judges import Judges
 from tdm_r1.rewards.protocol import Image
 from tdm_r1.rewards.registry import open_scorer
 from tests.support import tdm_r1
@@ -85,13 +87,16 @@ def test_each_picture_is_compared_with_its_own_prompt_by_the_published_formula(c
 
 
 def test_alone_and_in_any_order_a_picture_keeps_its_value_to_the_last_bit(clip: Path) -> None:
-    scorer, images = opened("pickscore", clip), pictures(4)
-    together = values(scorer, images, PROMPTS)
-    alone = torch.cat([values(scorer, [image], (prompt,)) for image, prompt in zip(images, PROMPTS, strict=True)])
-    assert scorer.info.batch == 1
-    assert scorer.info.deterministic
+    section = ScorerConfig(options={"weights": str(clip)})
+    judges = Judges(RewardConfig(scorers={"pickscore": section}, workers=0))
+    asked = [Question(*pair, {}) for pair in zip(pictures(4), PROMPTS, strict=True)]
+    together = [score.value for score in judges.score("pickscore", asked)]
+    assert None not in together
+    assert [score.value for question in asked for score in judges.score("pickscore", [question])] == together
+    assert [score.value for score in judges.score("pickscore", asked[::-1])][::-1] == together
+    assert judges.scorers["pickscore"].info.batch == 1
+    assert judges.scorers["pickscore"].info.deterministic
     assert not opened("pickscore", clip, batch=2).info.deterministic
-    assert torch.equal(together, alone)
 
 
 def test_the_prefix_stands_before_every_prompt(clip: Path) -> None:
