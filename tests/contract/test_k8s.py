@@ -233,8 +233,9 @@ def used(overlay: Overlay, pods: set[str]) -> Iterator[tuple[str, str, int]]:
         yield from (("stage", "ml-pipeline", 8887), ("stage", "metadata", 8080))
     if settings.get("AWS_ENDPOINT_URL") == "http://tdm-r1-store:8333":
         yield from ((pod, "store", 8333) for pod in ("stage", "drive"))
-    if "TDM_R1_PUSHGATEWAY" in settings:
-        assert settings["TDM_R1_PUSHGATEWAY"] == "http://tdm-r1-pushgateway:9091"
+    assert settings.get("TDM_R1_PUSHGATEWAY") == overlay.profile.pushgateway, "driver and stages push to one place"
+    if overlay.profile.pushgateway:
+        assert overlay.profile.pushgateway == "http://tdm-r1-pushgateway:9091"
         yield from ((pod, "pushgateway", 9091) for pod in ("stage", "drive", "prometheus"))
     if "TrainingRuntime" in {one["kind"] for one in overlay.team}:
         pair = ("update 0", "update 1")
