@@ -85,12 +85,3 @@ def result_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
         values = [f"{row['tags'][tag]:.2f}" for tag in tags]
         table.add_row(row["name"], str(row["nfe"]), f"{row['overall']:.3f}", f"{low:.3f}–{high:.3f}", *values)
     return table
-
-
-def gain_line(gain: Mapping[str, Any]) -> str:
-    """The paired difference of two models, with its interval."""
-    low, high = gain["ci95"]
-    return (
-        f"{gain['of']} over {gain['over']} on the same prompts and noise: "
-        f"{gain['overall']:+.3f}, 95% interval {low:+.3f} to {high:+.3f}"
-    )

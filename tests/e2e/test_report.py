@@ -31,6 +31,7 @@ def test_the_page_shows_the_numbers_of_the_result(finished: Path) -> None:
     for row in json.loads((finished / "result.json").read_text())["rows"]:
         assert f"<td>{row['name']}</td>" in page
         assert f"{row['overall']:.3f}<br>" in page
+    assert "tdm-r1 over tdm on the same prompts and noise" in page
 
 
 def test_the_page_of_the_same_run_is_the_same_page(finished: Path, tmp_path: Path) -> None:

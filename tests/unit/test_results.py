@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tdm_r1.artifacts.records import Evaluation
-from tdm_r1.runtime.results import gain
+from tdm_r1.presets import resolve
+from tdm_r1.runtime.results import gain, remarks
 
 RNG = np.random.default_rng(0)
 PROMPTS = [("colors", f"c{n}") for n in range(40)] + [("counting", f"n{n}") for n in range(20)]
@@ -83,3 +84,12 @@ def test_without_common_prompts_there_is_no_gain() -> None:
     values = {prompt: [None] for _, prompt in PROMPTS}
     nothing = evaluated("tdm", values, verdicts=False)
     assert gain(nothing, nothing, resamples=10, seed=0) is None
+
+
+def test_the_remarks_tell_where_the_generator_came_from_and_what_it_gained() -> None:
+    gained = {"of": "tdm-r1", "over": "tdm", "overall": 0.045, "ci95": [0.02, -0.072]}
+    assert remarks(resolve("plane", {}), None) == []
+    assert remarks(resolve("shapes_cpu", {}), gained) == [
+        "tdm is the generator embedded:shapes_tdm, which an earlier run distilled",
+        "tdm-r1 over tdm on the same prompts and noise: +0.045, 95% interval +0.020 to -0.072",
+    ]

@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from tdm_r1.artifacts.restricted import read_checkpoint
 from tdm_r1.config import AdapterConfig
 from tdm_r1.errors import ConfigError
 from tdm_r1.models.adapters import Adapter, RoleTensors
@@ -82,13 +82,7 @@ def read_pairs(file: Path, modules: Sequence[str]) -> Pairs:
 
 def _read_list(file: Path) -> list[Tensor]:
     """`ema_parameters` of a checkpoint, by torch's reader that executes nothing."""
-    try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ConfigError(
-            f"`{file}` cannot be read without executing code in it: {type(error).__name__}",
-            hint="convert it where you trust it, and import the safetensors",
-        ) from error
+    content = read_checkpoint(file)
     listed = content.get(LIST_KEY) if isinstance(content, dict) else None
     if not isinstance(listed, list) or not all(isinstance(tensor, Tensor) for tensor in listed):
         raise ConfigError(f"`{file}` holds no list `{LIST_KEY}`", hint="expected what EMAModuleWrapper.save wrote")

@@ -68,6 +68,8 @@ class History:
     """Of the prompts of the evaluation, `test` or `train`."""
     tags: Sequence[str]
     """Of the suite, in its own order."""
+    remarks: Sequence[str]
+    """What the table alone does not say."""
     cells: Sequence[Mapping[str, Any]]
     """Rows of `Evaluation.metrics`: of iteration 0 and of the last one evaluated."""
     measured: Sequence[Measured]

@@ -37,6 +37,8 @@ seed {{ h.seed }}, evaluated up to iteration {{ h.iterations }}.</p>
 <td>{{ h.cell(model).nfe }}</td>{% for tag in ["overall"] + h.tags|list %}{% set c = h.cell(model, tag) %}
 <td>{{ "%.3f"|format(c.value) }}<br><small>{{ "%.3f"|format(c.low) }}–{{ "%.3f"|format(c.high) }}</small></td>
 {% endfor %}</tr>{% endfor %}</table></div>
+{% for remark in h.remarks %}<p>{{ remark }}</p>
+{% endfor %}
 <p class="note">Share of correct images with 95% bootstrap intervals over prompts; overall is the unweighted mean of the
 tags. NFE counts network evaluations per image; guidance costs two per step. The intervals say nothing about other
 training seeds.</p>

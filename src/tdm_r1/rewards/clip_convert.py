@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tdm_r1.artifacts.restricted import read_checkpoint
 from tdm_r1.errors import ConfigError
 
 WHOLE: Final = {
@@ -73,15 +73,12 @@ def _layer(visual: str | None, number: str) -> str:
 
 
 def read_tensors(checkpoint: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pt`; PyTorch's restricted reader loads tensors and nothing that runs.
+    """The tensors of a `.pt` or `.pth`, perhaps below `state_dict`.
 
     Raises:
         ConfigError: when it holds anything else, or cannot be read.
     """
-    try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ConfigError(f"`{checkpoint}` cannot be read as tensors: {error}") from error
+    loaded = read_checkpoint(checkpoint)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(f"`{checkpoint}` holds no table of tensors")

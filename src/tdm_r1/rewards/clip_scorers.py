@@ -5,6 +5,7 @@ Values are raw; peers divide PickScore by 26 and 100 · cosine by 30, which is `
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,9 +67,9 @@ class ClipScorer(BaseScorer):
         del threads  # a process of the pool has set them; in the stage's own they are the run's
         self.clip.load()
 
+    @abstractmethod
     def values(self, images: Sequence[Image], prompts: Sequence[str]) -> Tensor:
         """[N] float32."""
-        raise NotImplementedError
 
     def score(self, images: Sequence[Image], prompts: Sequence[str], metadata: Sequence[Metadata]) -> Sequence[Score]:
         del metadata

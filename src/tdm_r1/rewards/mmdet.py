@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import Tensor
 
+from tdm_r1.artifacts.restricted import read_checkpoint
 from tdm_r1.errors import ConfigError
 from tdm_r1.worlds.geneval_prompts import CLASSES
 
@@ -151,9 +151,6 @@ def write_model(state: Mapping[str, Tensor], config: Any, out: Path) -> None:
 
 
 def convert_checkpoint(checkpoint: Path, out: Path) -> None:
-    """Convert mmdet's `.pth`; PyTorch's restricted reader loads tensors and nothing that runs."""
-    try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ConfigError(f"`{checkpoint}` cannot be read as tensors: {error}") from error
+    """Convert mmdet's `.pth`."""
+    loaded = read_checkpoint(checkpoint)
     write_model(loaded.get("state_dict", loaded), swin_small(), out)

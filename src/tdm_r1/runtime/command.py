@@ -25,7 +25,7 @@ from tdm_r1.runtime.layout import VARIANTS, Task, all_tasks, evaluation_due, var
 from tdm_r1.runtime.loop import in_process, isolated, loop
 from tdm_r1.runtime.observe import Observer
 from tdm_r1.runtime.replay import replay
-from tdm_r1.runtime.results import RESULT_FILE, write_result
+from tdm_r1.runtime.results import RESULT_FILE, remarks, write_result
 from tdm_r1.runtime.run import Run, create_run, open_run
 from tdm_r1.runtime.run_file import read_config
 from tdm_r1.runtime.stage_view import View, pointer_of, view_of
@@ -77,8 +77,7 @@ def dry_run(root: str | None, config: RunConfig | None) -> None:
 def run_loop(root: str, config: RunConfig | None, *, isolate: bool, outlets: Outlets) -> None:
     """Run or resume, with a progress line; print the table at the end."""
     run = create_run(root, config, check_model=not isolate) if config is not None else open_run(root)
-    adapter = run.config.distill.adapter
-    if adapter:
+    if adapter := run.config.distill.adapter:
         console.OUT.print(f"starts from the generator `{adapter}`, which an earlier run distilled", soft_wrap=True)
     observer = Observer(root, outlets, console.warn)
     watch = Watch(observer, run.store, run.config, console.warn, records=False) if outlets.any else None
@@ -89,10 +88,9 @@ def run_loop(root: str, config: RunConfig | None, *, isolate: bool, outlets: Out
             progress.update(line, completed=done.position, description=_describe(run, done.task))
     outcome = write_result(run)
     title = f"{outcome['prompts']} held-out prompts, iteration {outcome['iterations']}, seed {outcome['seed']}"
-    title += f", tdm is {adapter}" if adapter else ""
     console.OUT.print(console.result_table(outcome["rows"], title))
-    if outcome["gain"]:
-        console.OUT.print(console.gain_line(outcome["gain"]), soft_wrap=True)
+    for remark in remarks(run.config, outcome["gain"]):
+        console.OUT.print(remark, soft_wrap=True)
     console.OUT.print(f"result  {run.root}/{RESULT_FILE}", soft_wrap=True)
     report_run(root, None, None, run=run)
 

@@ -18,7 +18,7 @@ from tdm_r1.report.picture import save_picture
 from tdm_r1.report.run_page import run_page
 from tdm_r1.rewards.aggregate import aggregate
 from tdm_r1.runtime.layout import Task, shard_tasks
-from tdm_r1.runtime.results import evaluated, in_suite_order
+from tdm_r1.runtime.results import evaluated, gain_of, in_suite_order, remarks
 from tdm_r1.runtime.run import Run
 from tdm_r1.statistics import OVERALL
 
@@ -65,6 +65,7 @@ def read_history(run: Run) -> History:
         suite=run.config.world,
         split=run.config.evaluation.split,
         tags=in_suite_order({cell["tag"] for cell in cells} - {OVERALL}),
+        remarks=remarks(run.config, gain_of(run, ends[0], ends[-1]) if len(ends) > 1 else None),
         cells=cells,
         measured=[_measured(run, n) for n in iterations],
         trained=_trained(run),

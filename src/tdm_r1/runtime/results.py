@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from tdm_r1.artifacts.records import Evaluation
 from tdm_r1.artifacts.repository import read_manifest
+from tdm_r1.config import RunConfig
 from tdm_r1.runtime.layout import Task, evaluation_due
 from tdm_r1.runtime.run import Run
 from tdm_r1.statistics import OVERALL, tag_intervals
@@ -95,6 +96,23 @@ def gain(before: Evaluation, after: Evaluation, *, resamples: int, seed: int) ->
     }
 
 
+def gain_of(run: Run, before: Evaluation, after: Evaluation) -> dict[str, Any] | None:
+    """`gain` with the resamples and the seed of a run."""
+    return gain(before, after, resamples=run.config.evaluation.bootstrap, seed=run.config.seed)
+
+
+def remarks(config: RunConfig, gained: Mapping[str, Any] | None) -> list[str]:
+    """What the table alone does not say: where its generator was distilled, and the paired difference."""
+    found, adapter = [], config.distill.adapter
+    if adapter:
+        found.append(f"tdm is the generator {adapter}, which an earlier run distilled")
+    if gained:
+        (low, high), names = gained["ci95"], f"{gained['of']} over {gained['over']}"
+        interval = f"95% interval {low:+.3f} to {high:+.3f}"
+        found.append(f"{names} on the same prompts and noise: {gained['overall']:+.3f}, {interval}")
+    return found
+
+
 def result(run: Run) -> dict[str, Any]:
     """The table of a run: what it started from, and its last evaluated generator."""
     iterations = evaluated(run)
@@ -104,8 +122,7 @@ def result(run: Run) -> dict[str, Any]:
     if iterations and iterations[-1]:
         rows += rows_of(records[iterations[-1]])
         if 0 in records:
-            resamples, seed = run.config.evaluation.bootstrap, run.config.seed
-            gained = gain(records[0], records[iterations[-1]], resamples=resamples, seed=seed)
+            gained = gain_of(run, records[0], records[iterations[-1]])
     first = next(iter(records.values())).metrics.to_pylist() if records else []
     return {
         "suite": run.config.world,
