@@ -144,7 +144,7 @@ def between(times: Sequence[tuple[datetime, datetime]]) -> float:
 def shipped() -> Costs:
     """The costs that come with the package.
 
-    Source: the demonstration of 2026-11-22 (docs/log.md), preset `shapes_cpu`, on two CPU cores.
+    Source: the third demonstration of 2026-11-22 (docs/log.md), preset `shapes_cpu`, on two CPU cores.
     """
     text = files("tdm_r1").joinpath("assets", "plan", f"{SHIPPED}.json").read_text(encoding="utf-8")
     return costs_from(json.loads(text))
