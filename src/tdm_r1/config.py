@@ -260,8 +260,10 @@ class GeneratorConfig(Section):
     """Whether the fake score starts from the base, or from what stage 0 left."""
     interval: Literal["to_T", "separate"] = "to_T"
     """Range of noise levels above a step."""
+    path: Literal["step", "trajectory"] = "step"
+    """Whether a direction moves the one step whose end it judges [paper], or, from the image, all of them [ours]."""
     steps_per_trajectory: Positive = 2
-    """M, steps of each trajectory that are trained on."""
+    """M, steps of each trajectory that are trained on; 1 for `path=trajectory`."""
     trunc_steps: Count = 4
     """Steps j ≥ this get no surrogate direction."""
     guidance: NonNegative = 4.5
@@ -276,12 +278,16 @@ class GeneratorConfig(Section):
     """Factor on the learned part of δ_R [ours]."""
     kl_weight: NonNegative = 1.0
     """Factor κ on δ_KL, the reverse-KL tie to the base, at steps that get a surrogate direction [ours]."""
+    start: Positive = 1
+    """First iteration that moves the generator; in those before it only the surrogate learns [ours]."""
     updates: Positive = 1
     """Optimizer steps of each role per iteration; the paper's is 1."""
     fake_updates: Positive = 1
     """Fake-score steps per generator step."""
     minibatch: Positive = 1152
     """Trajectories per optimizer step, drawn from this iteration's rollout."""
+    minibatch_of: Literal["groups", "samples"] = "groups"
+    """Whether an optimizer step takes whole groups, or samples of as many groups as it can [ours]."""
     microbatch: Positive = 256
     """Trajectories per network call with gradient."""
 
@@ -366,5 +372,17 @@ class RunConfig(Section):
             raise ValueError(
                 f"generator.steps_per_trajectory={self.generator.steps_per_trajectory} "
                 f"but sampler.steps={self.sampler.steps}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _generator_can_follow(self) -> RunConfig:
+        section, steps = self.generator, self.sampler.steps
+        if section.start > self.iterations:
+            raise ValueError(f"generator.start={section.start} but iterations={self.iterations}: it would never move")
+        if section.path == "trajectory" and (section.steps_per_trajectory, section.trunc_steps) != (1, steps):
+            raise ValueError(
+                "generator.path=trajectory judges the final image alone: it needs generator.steps_per_trajectory=1 and "
+                f"generator.trunc_steps={steps}, not {section.steps_per_trajectory} and {section.trunc_steps}"
             )
         return self

@@ -59,6 +59,7 @@ def shapes_cpu_full() -> RunConfig:
             minibatch_groups=64,
             microbatch_groups=8,
             draw_per="group",
+            draws=4,
             probe_draws=1,
             average=0.97,
             ppo_clip=0.0,
@@ -68,19 +69,22 @@ def shapes_cpu_full() -> RunConfig:
             optimizer=AdamConfig(learning_rate=2e-4),
             fake=fake,
             fake_start="distilled",
-            fake_updates=3,
+            fake_updates=2,
+            start=9,
             updates=8,
+            path="trajectory",
             steps_per_trajectory=1,
             minibatch=128,
+            minibatch_of="samples",
             microbatch=32,
             guidance=5.0,
             surrogate_guidance=1.0,
             t_min=0.55,
             cfg_share=0.5,
-            reward_weight=12.0,
+            reward_weight=36.0,
         ),
         reward=RewardConfig(workers=0),
-        evaluation=EvaluationConfig(every=10, images_per_prompt=2, teacher_guidance=3.0),
+        evaluation=EvaluationConfig(every=12, images_per_prompt=2, teacher_guidance=3.0),
     )
 
 
@@ -88,7 +92,7 @@ def shapes_cpu() -> RunConfig:
     """The demonstration: twenty minutes of the long run on two CPU cores, from the TDM that it distilled."""
     full = shapes_cpu_full()
     start = full.distill.model_copy(update={"adapter": "embedded:shapes_tdm", "steps": 0, "warmup": 40})
-    return full.model_copy(update={"preset": "shapes_cpu", "iterations": 20, "distill": start})
+    return full.model_copy(update={"preset": "shapes_cpu", "iterations": 24, "distill": start})
 
 
 def shapes_smoke() -> RunConfig:

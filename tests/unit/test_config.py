@@ -112,6 +112,8 @@ def test_an_override_changes_its_knob_and_no_other() -> None:
         ("rollout.shards", 7, "groups=16 is not a multiple of shards=7", "config show"),
         ("rollout.shards", 64, "shards=64 is above groups=16; a group is never split", "config show"),
         ("sampler.steps", 1, "generator.steps_per_trajectory=2 but sampler.steps=1", "config show"),
+        ("generator.path", "trajectory", "it needs generator.steps_per_trajectory=1", "config show"),
+        ("generator.start", 61, "generator.start=61 but iterations=60", "config show"),
     ],
 )
 def test_a_refused_override_names_its_key_and_says_what_to_do(key: str, value: Any, message: str, hint: str) -> None:

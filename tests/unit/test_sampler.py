@@ -7,7 +7,7 @@ import torch
 
 from tdm_r1.config import SamplerConfig
 from tdm_r1.models.backbone import Condition
-from tdm_r1.models.distiller import Batch, replay
+from tdm_r1.models.distiller import Batch, replay, replay_path
 from tdm_r1.models.levels import steps
 from tdm_r1.models.sampler import guided_sample, paired_velocity, trajectory, velocity_at
 from tdm_r1.sampling import sigma_grid
@@ -18,6 +18,11 @@ SOLVERS = ["euler", "dpmpp2m"]
 
 def sampler(solver: str = "euler") -> SamplerConfig:
     return SamplerConfig.model_validate({"solver": solver})
+
+
+def batch_of(path: torch.Tensor, j: int) -> Batch:
+    ids = [f"sample {n}" for n in range(len(path))]
+    return Batch(steps(sampler())[j], path[:, j], path[:, j + 1], path[:, 0], condition(len(path)), ids)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -51,15 +56,45 @@ def test_the_path_is_euler_written_out() -> None:
 
 @pytest.mark.parametrize("j", range(4))
 def test_the_replayed_step_equals_the_rollout_s_and_carries_gradient(j: int) -> None:
-    network, step = Affine(), steps(sampler())[j]
+    network = Affine()
     path = trajectory(network, noise(5), condition(5), {}, sampler(), 8)
-    batch = Batch(step, path[:, j], path[:, j + 1], condition(5), ["a", "b", "c", "d", "e"])
+    batch = batch_of(path, j)
     weights = {"layer.weight": network.weight.clone().requires_grad_()}
     student = replay(network, batch, weights)
     torch.testing.assert_close(student.x_next, path[:, j + 1], rtol=0, atol=1e-5)
     torch.testing.assert_close(student.x0, batch.x0, rtol=0, atol=1e-4)
     (gradient,) = torch.autograd.grad(student.x_next.sum(), weights["layer.weight"])
     assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_replayed_path_ends_in_the_rollout_s_image_bit_for_bit(solver: str) -> None:
+    network = Affine()
+    path = trajectory(network, noise(5), condition(5), {}, sampler(solver), 8)
+    student = replay_path(network, batch_of(path, 3), {}, sampler(solver))
+    assert torch.equal(student.x0, path[:, -1])
+    assert torch.equal(student.x_next, path[:, -1])
+
+
+def test_the_gradient_of_the_replayed_path_is_that_of_every_step_together() -> None:
+    """The image is a function of the weights at each of the K steps: its derivative is the sum of K derivatives."""
+    network, grid = Affine(), sigma_grid(4, 3.0)
+    path = trajectory(network, noise(5), condition(5), {}, sampler(), 8)
+    weight = network.weight.clone().requires_grad_()
+    student = replay_path(network, batch_of(path, 3), {"layer.weight": weight}, sampler())
+    (found,) = torch.autograd.grad(student.x0.square().sum(), weight)
+
+    def image(own: list[torch.Tensor]) -> torch.Tensor:
+        x = noise(5)
+        for j, w in enumerate(own):
+            levels = torch.full((5,), grid[j])
+            x = x + (grid[j + 1] - grid[j]) * network.velocity(x, levels, condition(5), {"layer.weight": w})
+        return x.square().sum()
+
+    own = [network.weight.clone().requires_grad_() for _ in range(4)]
+    shares = torch.autograd.grad(image(own), own)
+    torch.testing.assert_close(found, torch.stack(shares).sum(0), rtol=1e-5, atol=1e-5)
+    assert all(share.abs().max() > 1e-3 * found.abs().max() for share in shares)
 
 
 def test_one_call_of_twice_the_batch_equals_two_calls() -> None:

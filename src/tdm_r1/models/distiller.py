@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tdm_r1.config import FakeScoreConfig
+from tdm_r1.config import FakeScoreConfig, SamplerConfig
 from tdm_r1.models.adapters import Adapter
 from tdm_r1.models.backbone import Backbone, Condition, Weights
 from tdm_r1.models.levels import Step, own_levels
-from tdm_r1.models.sampler import Query, answers, velocity_at
+from tdm_r1.models.sampler import Query, answers, path, velocity_at
 from tdm_r1.objectives.distillation import Directions, FakeScore, distillation_directions, fake_score_loss
 from tdm_r1.rng import Counter, Keys
 from tdm_r1.sampling import predict_noise, predict_x0, renoise
@@ -30,6 +30,8 @@ class Batch:
     """[N, C, H, W] x_j."""
     x_next: Tensor
     """[N, C, H, W] x_{j+1} as the rollout stored it."""
+    noise: Tensor
+    """[N, C, H, W] where the trajectory began."""
     condition: Condition
     sample_ids: Sequence[Counter]
 
@@ -82,6 +84,12 @@ def replay(backbone: Backbone, batch: Batch, weights: Weights) -> Student:
     velocity = velocity_at(backbone, batch.x, step.sigma, batch.condition, weights)
     x0, noise = predict_x0(batch.x, velocity, step.sigma), predict_noise(batch.x, velocity, step.sigma)
     return Student(x0=x0, x_next=(1 - step.sigma_next) * x0 + step.sigma_next * noise)
+
+
+def replay_path(backbone: Backbone, batch: Batch, weights: Weights, sampler: SamplerConfig) -> Student:
+    """The final image of the live generator from the stored noise; its gradient reaches every step of the path."""
+    image = path(backbone, batch.noise, batch.condition, weights, sampler)[-1]
+    return Student(x0=image, x_next=image)
 
 
 @torch.no_grad()

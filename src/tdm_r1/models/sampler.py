@@ -68,6 +68,25 @@ def _asked(backbone: Backbone, queries: Sequence[Query], weights: Weights) -> li
     return list(velocity_at(backbone, x, sigma, condition, weights).split([len(query.x) for query in queries]))
 
 
+def path(
+    backbone: Backbone, noise: Tensor, condition: Condition, weights: Weights, sampler: SamplerConfig
+) -> list[Tensor]:
+    """The K+1 states, [N, C, H, W] each, of the deterministic path from `noise`; gradients pass through every step."""
+    grid = sigma_grid(sampler.steps, sampler.shift, replicate=sampler.replicate)
+    states, previous, previous_sigma = [noise], None, 1.0
+    for sigma, sigma_next in pairwise(grid):
+        x = states[-1]
+        v = velocity_at(backbone, x, sigma, condition, weights)
+        if sampler.solver == "euler":
+            x = euler_step(x, v, sigma, sigma_next)
+        else:
+            x0 = predict_x0(x, v, sigma)
+            x = dpmpp2m_step(x, x0, sigma, sigma_next, x0_previous=previous, sigma_previous=previous_sigma)
+            previous, previous_sigma = x0, sigma
+        states.append(x)
+    return states
+
+
 @torch.no_grad()
 def trajectory(
     backbone: Backbone, noise: Tensor, condition: Condition, weights: Weights, sampler: SamplerConfig, microbatch: int
@@ -80,22 +99,10 @@ def trajectory(
     Returns:
         [N, K+1, C, H, W] float32; entry 0 is the noise, entry K the clean latent.
     """
-    grid = sigma_grid(sampler.steps, sampler.shift, replicate=sampler.replicate)
     parts = []
     for start in range(0, len(noise), microbatch):
         rows = slice(start, start + microbatch)
-        x, cond = noise[rows], condition.take(rows)
-        states, previous, previous_sigma = [x], None, 1.0
-        for sigma, sigma_next in pairwise(grid):
-            v = velocity_at(backbone, x, sigma, cond, weights)
-            if sampler.solver == "euler":
-                x = euler_step(x, v, sigma, sigma_next)
-            else:
-                x0 = predict_x0(x, v, sigma)
-                x = dpmpp2m_step(x, x0, sigma, sigma_next, x0_previous=previous, sigma_previous=previous_sigma)
-                previous, previous_sigma = x0, sigma
-            states.append(x)
-        parts.append(torch.stack(states, dim=1))
+        parts.append(torch.stack(path(backbone, noise[rows], condition.take(rows), weights, sampler), dim=1))
     return torch.cat(parts)
 
 

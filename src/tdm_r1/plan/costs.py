@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from tdm_r1.artifacts.store import Store
-from tdm_r1.config import RunConfig
+from tdm_r1.config import GeneratorConfig, RunConfig
 from tdm_r1.errors import ConfigError
 from tdm_r1.runtime.layout import STAGES, Task, iteration_tasks, once_tasks
 
@@ -83,12 +83,17 @@ def units(stage: str, config: RunConfig) -> int:
         "rollout": config.sampler.steps,
         "evaluation": config.sampler.steps,
         "surrogate_update": config.surrogate.updates * config.surrogate.draws,
-        "generator_update": config.generator.updates
-        * config.generator.steps_per_trajectory
-        * (1 + config.generator.fake_updates),
+        "generator_update": config.generator.updates * _passes(config.generator, config.sampler.steps),
         "distill_base": (config.distill.fake_steps + config.distill.steps) // 2,
     }.get(stage, 1)
     return samples(stage, config) * factor
+
+
+def _passes(section: GeneratorConfig, path_steps: int) -> int:
+    """Steps of a trajectory that one optimizer step of the generator, with its fake-score steps, takes gradients of."""
+    if section.path == "trajectory":
+        return path_steps + section.fake_updates
+    return section.steps_per_trajectory * (1 + section.fake_updates)
 
 
 def measured(store: Store, config: RunConfig) -> Costs:

@@ -58,7 +58,12 @@ class _Trainer:
             if len(ids) > position * own:
                 found.append(
                     Batch(
-                        grid[index], states[rows_, index], states[rows_, index + 1], condition.take(rows_), ids[rows_]
+                        step=grid[index],
+                        x=states[rows_, index],
+                        x_next=states[rows_, index + 1],
+                        noise=states[rows_, 0],
+                        condition=condition.take(rows_),
+                        sample_ids=ids[rows_],
                     )
                 )
         return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +25,16 @@ from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone, Weights
 from tdm_r1.models.checkpoints import NO_CHECKPOINTS, Checkpoints
-from tdm_r1.models.distiller import Batch, Student, effective, estimates, fake_loss, replay, teacher_queries
+from tdm_r1.models.distiller import (
+    Batch,
+    Student,
+    effective,
+    estimates,
+    fake_loss,
+    replay,
+    replay_path,
+    teacher_queries,
+)
 from tdm_r1.models.levels import Step, dealt_steps, own_levels, shared_noise, steps
 from tdm_r1.models.metrics import MetricLog
 from tdm_r1.models.optimizer import RoleOptimizer
@@ -59,6 +70,21 @@ class Samples:
         )
 
 
+def rows_by_group(groups: Sequence[int], order: Sequence[int], minibatch_of: Literal["groups", "samples"]) -> list[int]:
+    """Rows in the order in which optimizer steps take them: group after group, or one of every group in turn.
+
+    Args:
+        groups: of each row.
+        order: of the groups.
+    """
+    members: dict[int, list[int]] = {group: [] for group in order}
+    for row, group in enumerate(groups):
+        members[group].append(row)
+    if minibatch_of == "groups":
+        return [row for rows in members.values() for row in rows]
+    return [row for turn in zip_longest(*members.values()) for row in turn if row is not None]
+
+
 @dataclass(frozen=True)
 class _Trainer:
     backbone: Backbone
@@ -75,14 +101,11 @@ class _Trainer:
         return self.config.generator
 
     def microbatches(self, update: int) -> list[list[int]]:
-        """Rows of one optimizer step, whole groups in a keyed order, cut to `microbatch`."""
-        groups: dict[int, list[int]] = {}
-        for row, group in enumerate(self.samples.groups):
-            groups.setdefault(group, []).append(row)
-        names = list(groups)
+        """Rows of one optimizer step in a keyed order, cut to `microbatch`."""
+        groups = list(dict.fromkeys(self.samples.groups))
         per_pass = max(1, len(self.samples.groups) // self.section.minibatch)
-        order = self.keys.permutation("generator/groups", update // per_pass, count=len(names))
-        rows = [row for index in order for row in groups[names[index]]]
+        order = self.keys.permutation("generator/groups", update // per_pass, count=len(groups))
+        rows = rows_by_group(self.samples.groups, [groups[i] for i in order], self.section.minibatch_of)
         start = update % per_pass * self.section.minibatch
         chosen = rows[start : start + self.section.minibatch]
         return [chosen[i : i + self.section.microbatch] for i in range(0, len(chosen), self.section.microbatch)]
@@ -93,14 +116,17 @@ class _Trainer:
             step=step,
             x=self.samples.states[pick, step.index],
             x_next=self.samples.states[pick, step.index + 1],
+            noise=self.samples.states[pick, 0],
             condition=self.table.condition([self.samples.prompt_ids[row] for row in rows]),
             sample_ids=[self.samples.sample_ids[row] for row in rows],
         )
         return batch, [self.samples.groups[row] for row in rows]
 
     def chosen_steps(self, role: str, update: int, number: int) -> list[Step]:
-        """M of the K steps for one microbatch."""
+        """M of the K steps for one microbatch, or the last one, at whose end the whole path is judged."""
         grid = steps(self.config.sampler)
+        if self.section.path == "trajectory":
+            return grid[-1:]
         deck = self.keys.permutation(f"{role}/steps", update, 0, count=len(grid))
         return dealt_steps([grid[index] for index in deck], number, self.section.steps_per_trajectory)
 
@@ -129,6 +155,12 @@ class _Trainer:
                 fake.backward(result.loss * (len(rows) / total))
                 self.log.add(update, "fake", {"loss": float(result.loss.detach()), "error": float(result.score_error)})
         self.log.add_once(update, "fake", {"gradient_norm": fake.step(update)})
+
+    def student(self, batch: Batch, weights: Weights) -> Student:
+        """What the directions reach: one replayed step, or all of them back from the final image."""
+        if self.section.path == "step":
+            return replay(self.backbone, batch, weights)
+        return replay_path(self.backbone, batch, weights, self.config.sampler)
 
     def reward_queries(
         self, student: Student, batch: Batch, groups: list[int], surrogate: Weights, *counters: int
@@ -177,7 +209,7 @@ class _Trainer:
         share: float,
     ) -> None:
         section, counters = self.section, (update, batch.step.index)
-        student = replay(self.backbone, batch, self.adapter.apply(generator.params))
+        student = self.student(batch, self.adapter.apply(generator.params))
         teacher = teacher_queries(student, batch, self.table.empty, fake, self.keys, *counters, mode=section.interval)
         wanted = batch.step.index < section.trunc_steps
         reward = self.reward_queries(student, batch, groups, surrogate, *counters) if wanted else []
@@ -229,7 +261,7 @@ def generator_update(
     world: World = ALONE,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> GeneratorState:
-    """Take `updates` steps of the fake score and the generator on this iteration's trajectories.
+    """Take `updates` steps of the fake score and the generator on this iteration's trajectories; none before `start`.
 
     Args:
         previous: the generator of the iteration before, or what stage 0 left.
@@ -247,7 +279,8 @@ def generator_update(
         log.restore(saved.record.metrics)
     trainer = _Trainer(backbone, PromptTable(prompts), adapter, fake_adapter, samples, config, keys, log)
     learned = effective(Adapter(backbone.base(), config.surrogate_adapter), surrogate.followed)
-    for update in progress(range(0 if saved is None else saved.steps, section.updates), "generator"):
+    updates = section.updates if keys.iteration >= section.start else 0
+    for update in progress(range(0 if saved is None else saved.steps, updates), "generator"):
         for turn in range(section.fake_updates):
             trainer.train_fake(update, turn, fake)
         trainer.train_generator(update, generator, effective(fake_adapter, fake.params), learned)
