@@ -26,7 +26,9 @@ TORCH := torch==2.13.0
 TORCH_ARGS ?= --no-deps --extra-index-url https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet $(PIP_ARGS)
+# Byte code is compiled after the installation, by all cores; a few packages carry files that are no Python.
+PIP := $(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS)
+COMPILE := $(BIN)/python -m compileall -qq -j 0
 
 .DEFAULT_GOAL := help
 # Explained in docs/operations/install.md: pull policy, keys in the environment, the driver's token, digests.
@@ -35,7 +37,7 @@ CHECKOV_SKIPPED := CKV_K8S_15,CKV_K8S_35,CKV_K8S_38,CKV_K8S_43
 # What builds and runs the images in tests/images, from Debian's archive.
 CONTAINER_TOOLS := podman runc mmdebstrap catatonit prometheus-pushgateway
 
-.PHONY: help demo test faults check check-k8s golden fuzz images locks pins wheelhouse test-images container-tools
+.PHONY: help demo test faults check check-types check-rest check-k8s golden fuzz images locks pins wheelhouse test-images container-tools
 .PHONY: monitoring-tools ocr-engines clean clean-containers
 
 help: ## list the targets
@@ -44,7 +46,9 @@ help: ## list the targets
 demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itself
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
 
-test: check monitoring-tools ocr-engines ## everything that CI runs
+# Types take as long as the other preparations together: two cores do both at once.
+test: $(VENV)/.dev ## everything that CI runs
+	@$(MAKE) --no-print-directory -j 2 check monitoring-tools ocr-engines
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 \
 	  -m "not release"
 	@echo 'not run: the tests marked `release`, which build and run the images; make test-images runs them'
@@ -54,23 +58,27 @@ test-images: container-tools $(VENV)/.dev ## build and run the images, and build
 
 ocr-engines: build/paddleocr ## what tests of the scorer `ocr` need besides: Tesseract, and PaddleOCR apart from this environment
 	@if ! command -v tesseract >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive \
-	  apt-get install -y -qq --no-install-recommends tesseract-ocr tesseract-ocr-eng >/dev/null; fi
+	  flock /var/lib/apt sh -c 'apt-get update -qq; DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends tesseract-ocr tesseract-ocr-eng >/dev/null'; fi
 	@command -v tesseract >/dev/null || echo 'note: tesseract is not installed, so its test will fail'
 
 # In a folder of its own: it brings an OpenCV that would replace the one of this environment.
 build/paddleocr: $(VENV)/.dev
 	rm -rf $@
-	$(PIP) --no-warn-conflicts --no-compile --target $@ 'paddleocr>=3.7,<4'
+	$(PIP) --no-warn-conflicts --target $@ 'paddleocr>=3.7,<4'
 	@touch $@
 
 faults: $(VENV)/.dev ## kill, starve and damage runs, KILLS times each kind of store; writes FAULT_REPORT
 	$(BIN)/python -m pytest tests/faults --timeout 0 --fault-kills $(KILLS) --fault-seed $(SEED) --fault-report $(FAULT_REPORT)
 
-check: $(VENV)/.dev ## everything that runs no test: style, types, layers, compiled pipelines
+check: check-types check-rest ## everything that runs no test: style, types, layers, compiled pipelines
+
+check-types: $(VENV)/.dev
+	$(BIN)/mypy
+
+check-rest: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pipelines.compile --check
 	$(BIN)/hadolint images/*/Containerfile
@@ -127,8 +135,10 @@ $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(TORCH_ARGS) $(TORCH)
 	$(PIP) --editable .
+	@$(COMPILE) $(VENV)/lib || true
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) --editable '.[dev,kfp]'
+	@$(COMPILE) $(VENV)/lib || true
 	@touch $@

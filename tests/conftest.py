@@ -12,11 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.faults.preloaded import Starter, preloaded
+from tests.order import dealt
 from tests.s3 import Server, seaweedfs
 from tests.support import once, plane_run, tdm_r1
 from tests.team import install
 
 pytest_plugins = ["tests.fault_report"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first, so that all workers end together."""
+    items[:] = dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,6 +66,13 @@ def finished(shared: Path) -> Path:
 def team_package(shared: Path) -> Path:
     """A folder into which pip installed a package with scorers of another team."""
     return once(shared / "team", install)
+
+
+@pytest.fixture(scope="session")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Starts `tdm-r1` in process groups of its own."""
+    with preloaded(tmp_path_factory.mktemp("programs"), os.environ) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from pipelines.compile import COMPILED
+from pipelines.local import TaskFailedError, task_argvs
 from tdm_r1.artifacts.store import open_store
 from tdm_r1.runtime.layout import iteration_tasks, once_tasks
 from tdm_r1.runtime.run_file import read_config
+from tests.faults.preloaded import Starter
+from tests.forked import Forked
 from tests.kfp_server import KfpServer, Work
 from tests.support import content, differing
 
@@ -87,7 +86,7 @@ def copied(source: Path, target: Path) -> None:
     shutil.copy(source / "manifest.json", target)
 
 
-def executing(scratch: Path, fail_after: Sequence[int] = ()) -> Work:
+def executing(scratch: Path, starter: Starter, fail_after: Sequence[int] = ()) -> Work:
     """Work that really executes the submitted pipeline: each task's own argv as a process on this machine.
 
     Args:
@@ -96,24 +95,20 @@ def executing(scratch: Path, fail_after: Sequence[int] = ()) -> Work:
     kills = list(fail_after)
 
     def work(parameters: Mapping[str, Any], spec: Mapping[str, Any], ended: threading.Event) -> str | None:
-        place = Path(tempfile.mkdtemp(dir=scratch))
-        (place / "block.yaml").write_text(yaml.safe_dump(spec.get("pipeline_spec", spec)))
-        given = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in parameters.items()]
-        words = [word for pair in given for word in ("--param", pair)]
-        command = [sys.executable, "-m", "pipelines.local", str(place / "block.yaml"), *words]
         limit = kills.pop(0) if kills else sys.maxsize
-        here = COMPILED.parents[1]
-        with (
-            (place / "log.txt").open("wb") as log,
-            subprocess.Popen(command, stdout=log, stderr=log, cwd=here, start_new_session=True) as process,
-        ):
-            while process.poll() is None and not ended.is_set():
-                if len(list(Path(parameters["root"]).rglob("manifest.json"))) >= limit:
-                    break
-                time.sleep(0.2)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the stage that runs too, as a node does that goes away
-        return None if process.returncode == 0 else f"exit code {process.returncode}"
+        root = Path(parameters["root"])
+
+        def doomed() -> bool:
+            return ended.is_set() or len(list(root.rglob("manifest.json"))) >= limit
+
+        ir = json.loads(json.dumps(spec.get("pipeline_spec", spec)))  # as it came over the wire
+        place = Path(tempfile.mkdtemp(dir=scratch))
+        try:
+            for _ in task_argvs(ir, parameters, scratch=place, launcher=Forked(starter, doomed)):
+                pass
+        except TaskFailedError as error:
+            return f"exit code {error.code}"
+        return None
 
     return work
 

@@ -7,6 +7,7 @@ missing() {
   for tool in "${packages[@]}" promtool; do command -v "$tool" >/dev/null || echo "$tool"; done
 }
 if [ -n "$(missing)" ] && [ "$(id -u)" = 0 ] && [ ! -d /run/systemd/system ] && command -v apt-get >/dev/null; then
+  exec 9</var/lib/apt && flock 9 # one apt-get at a time
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi

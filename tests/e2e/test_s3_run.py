@@ -15,6 +15,8 @@ import pytest
 
 from tdm_r1.artifacts.repository import MANIFEST_NAME, require_manifest
 from tdm_r1.artifacts.store import open_store
+from tests.faults.preloaded import Starter
+from tests.forked import all_but_the_last
 from tests.s3 import KEY, SECRET, Server, free_ports
 from tests.s3_proxy import proxy
 from tests.support import plane_run, tdm_r1
@@ -44,11 +46,22 @@ def expected(finished: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("more", [[], ["--isolate"]], ids=["in process", "isolated"])
+@pytest.mark.parametrize("isolate", [False, True], ids=["in process", "isolated"])
 def test_a_run_on_s3_has_the_digests_of_the_local_run(
-    more: list[str], expected: dict[str, str], s3_root: str, finished: Path, capsys: Capture
+    isolate: bool,
+    expected: dict[str, str],
+    s3_server: Server,
+    s3_root: str,
+    starter: Starter,
+    finished: Path,
+    capsys: Capture,
 ) -> None:
-    assert tdm_r1(*on_s3(s3_root), *more) == 0
+    if isolate:
+        assert tdm_r1("init", *on_s3(s3_root)[1:]) == 0
+        all_but_the_last(s3_root, starter, **s3_server.environment)
+        assert tdm_r1("run", "--root", s3_root, "--isolate") == 0
+    else:
+        assert tdm_r1(*on_s3(s3_root)) == 0
     assert digests(s3_root) == expected
     store = open_store(s3_root)
     for page in ("result.json", "report.html", "run.json"):
@@ -110,13 +123,27 @@ def in_own_process(environment: Mapping[str, str], *arguments: str) -> subproces
     )
 
 
-def everything(server: Server) -> bytes:
-    """Keys, metadata and content of all objects of the server."""
+Object = tuple[str, str, str, str]
+"""Bucket, key, ETag, and time of its last change."""
+
+
+def objects(server: Server) -> set[Object]:
+    """All objects of the server as they are now."""
+    client = server.client()
+    return {
+        (bucket["Name"], item["Key"], item["ETag"], item["LastModified"].isoformat())
+        for bucket in client.list_buckets()["Buckets"]
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket["Name"])
+        for item in page.get("Contents", [])
+    }
+
+
+def everything(server: Server, but: set[Object]) -> bytes:
+    """Keys, metadata and content of all objects of the server, but for those that were there before as they are."""
     client, found = server.client(), b""
-    for bucket in client.list_buckets()["Buckets"]:
-        for item in client.list_objects_v2(Bucket=bucket["Name"]).get("Contents", []):
-            answer = client.get_object(Bucket=bucket["Name"], Key=item["Key"])
-            found += f"{item['Key']} {answer['Metadata']}".encode() + answer["Body"].read()
+    for bucket, key, *_ in sorted(objects(server) - but):
+        answer = client.get_object(Bucket=bucket, Key=key)
+        found += f"{key} {answer['Metadata']}".encode() + answer["Body"].read()
     return found
 
 
@@ -137,9 +164,10 @@ def test_a_wrong_secret_is_refused_and_no_secret_is_shown(s3_server: Server, s3_
 
 
 def test_no_secret_is_stored_with_a_run(s3_server: Server, s3_root: str) -> None:
+    before = objects(s3_server)
     done = in_own_process({}, *on_s3(s3_root, iterations=1))
     assert done.returncode == 0, done.stderr
-    stored = everything(s3_server)
+    stored = everything(s3_server, before)
     assert b"manifest.json" in stored
     for secret in (KEY, SECRET):
         assert secret.encode() not in stored

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_s3_run import everything
+from tests.e2e.test_s3_run import everything, objects
+from tests.faults.preloaded import Starter
 from tests.s3 import KEY, SECRET, Server
 from tests.support import plane_run
 
@@ -33,15 +34,24 @@ def leaks(data: bytes) -> list[str]:
     return [secret for secret in HIDDEN if any(text in data for text in spellings(secret))]
 
 
-def command(home: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """The real command line with a home and a scratch folder of its own, as talkative as it can be made."""
+def own(home: Path) -> dict[str, str]:
+    """A home and a scratch folder, and what makes the command line as talkative as it can be."""
     (home / "tmp").mkdir(parents=True, exist_ok=True)
-    own = {"HOME": str(home), "TMPDIR": str(home / "tmp"), "AWS_MAX_ATTEMPTS": "1", "PYTHONFAULTHANDLER": "1"}
-    own |= {"BOTO_CONFIG": os.devnull, "PYTHONDEVMODE": "0", "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-m", "tdm_r1", *arguments]
-    return subprocess.run(
-        program, env={**os.environ, **environment, **own}, cwd=home, capture_output=True, check=False, timeout=300
-    )
+    found = {"HOME": str(home), "TMPDIR": str(home / "tmp"), "AWS_MAX_ATTEMPTS": "1", "PYTHONFAULTHANDLER": "1"}
+    return found | {"BOTO_CONFIG": os.devnull, "PYTHONDEVMODE": "0", "OMP_NUM_THREADS": "1"}
+
+
+def command(home: Path, environment: Mapping[str, str], *arguments: str) -> tuple[int, bytes]:
+    """Exit code and output of the real command line in a home of its own."""
+    program, full = [sys.executable, "-m", "tdm_r1", *arguments], {**os.environ, **environment, **own(home)}
+    done = subprocess.run(program, env=full, cwd=home, capture_output=True, check=False, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+def forked(starter: Starter, home: Path, environment: Mapping[str, str], *arguments: str) -> tuple[int, bytes]:
+    """The same by a process that has PyTorch loaded when it begins."""
+    program = starter.start(*arguments, folder=str(home), **{**environment, **own(home)})
+    return program.wait(), program.output.read_bytes()
 
 
 def files_of(*folders: Path) -> bytes:
@@ -74,39 +84,46 @@ FAILING: Mapping[str, Mapping[str, str]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAILING)
 def test_a_login_that_fails_shows_and_stores_no_secret(
-    fault: str, s3_server: Server, s3_root: str, tmp_path: Path
+    fault: str, starter: Starter, s3_server: Server, s3_root: str, tmp_path: Path
 ) -> None:
-    commands: Sequence[list[str]] = reading(s3_root, tmp_path)
+    before, commands = objects(s3_server), reading(s3_root, tmp_path)
     for arguments in commands[:3] if fault == "wrong secret" else commands[:1]:
-        done = command(tmp_path, FAILING[fault], *arguments)
-        assert done.returncode == 2, done.stderr
-        assert b"hint: " in done.stderr
-        assert b"Traceback" not in done.stderr
-        assert leaks(done.stdout + done.stderr) == [], arguments
+        if arguments == commands[0]:
+            code, shown = command(tmp_path, FAILING[fault], *arguments)
+        else:
+            code, shown = forked(starter, tmp_path, {**s3_server.environment, **FAILING[fault]}, *arguments)
+        assert code == 2, shown
+        assert b"hint: " in shown
+        assert b"Traceback" not in shown
+        assert leaks(shown) == [], arguments
     assert leaks(files_of(tmp_path)) == []
-    assert leaks(everything(s3_server)) == []
+    assert leaks(everything(s3_server, before)) == []
 
 
 @pytest.mark.slow
 def test_a_password_in_the_root_is_not_repeated(tmp_path: Path) -> None:
     for root in (f"s3://somebody:{PASSWORD}@runs/a", f"http://somebody:{PASSWORD}@host/runs"):
-        done = command(tmp_path, {}, "audit", "--root", root)
-        assert done.returncode == 2, done.stderr
-        assert leaks(done.stdout + done.stderr) == []
+        code, shown = command(tmp_path, {}, "audit", "--root", root)
+        assert code == 2, shown
+        assert leaks(shown) == []
 
 
 @pytest.mark.slow
-def test_a_run_that_works_stores_and_shows_no_secret(s3_server: Server, s3_root: str, tmp_path: Path) -> None:
+def test_a_run_that_works_stores_and_shows_no_secret(
+    starter: Starter, s3_server: Server, s3_root: str, tmp_path: Path
+) -> None:
     """Manifests, tables, metrics, reports, OpenLineage events and pictures of a whole run."""
-    start = ["--root" if word == "--root" else word for word in plane_run(Path("ROOT"), iterations=1)]
-    arguments = [s3_root if word == "ROOT" else word for word in start]
+    before = objects(s3_server)
+    start = [s3_root if word == "ROOT" else word for word in plane_run(Path("ROOT"), iterations=1)]
     picture = ["sample", "--root", s3_root, "--prompt", "class 1", "--out", str(tmp_path / "a.png")]
-    for words in (arguments, *reading(s3_root, tmp_path)[3:], picture, ["lineage", str(tmp_path / "a.png")]):
-        done = command(tmp_path, {}, *words)
-        assert done.returncode == 0, done.stderr
-        assert leaks(done.stdout + done.stderr) == []
-        assert KEY.encode() not in done.stdout + done.stderr
-    stored = everything(s3_server) + files_of(tmp_path)
+    shown = [command(tmp_path, {}, *start)]
+    for words in (*reading(s3_root, tmp_path)[3:], picture, ["lineage", str(tmp_path / "a.png")]):
+        shown.append(forked(starter, tmp_path, s3_server.environment, *words))
+    for code, text in shown:
+        assert code == 0, text
+        assert leaks(text) == []
+        assert KEY.encode() not in text
+    stored = everything(s3_server, before) + files_of(tmp_path)
     assert all(word in stored for word in (b"manifest.json", b"events.ndjson", b"report.html", b"a.png"))
     assert leaks(stored) == []
     assert KEY.encode() not in stored

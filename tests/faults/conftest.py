@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ from tdm_r1.artifacts.store import open_store
 from tdm_r1.runtime.layout import Task, all_tasks
 from tdm_r1.runtime.run_file import read_config
 from tests.faults.guard import Ledger
-from tests.faults.preloaded import Starter, preloaded
-
-
-@pytest.fixture(scope="session")
-def starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
-    """Starts `tdm-r1` in process groups of its own."""
-    with preloaded(tmp_path_factory.mktemp("programs"), os.environ) as server:
-        yield server
 
 
 @pytest.fixture

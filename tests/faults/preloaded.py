@@ -23,10 +23,10 @@ from typing import IO, Any, cast
 
 ENDED_SECONDS = 300
 PRELOADED = (
-    *("boto3", "boto3.s3.transfer", "torch._inductor", "matplotlib.backends.backend_svg"),
+    *("boto3", "boto3.s3.transfer", "matplotlib.backends.backend_svg"),
     *("tdm_r1.cli", "tdm_r1.runtime.command", "tdm_r1.models.plane", "tdm_r1.rewards.plane"),
 )
-"""What a run imports late, too: PyTorch's compiler with the first optimizer, for instance."""
+"""What a run imports late, too: the client of S3, for instance."""
 
 
 @dataclass
@@ -68,23 +68,28 @@ class Starter:
         self._server, self._folder = server, folder
         self._started: list[Program] = []
 
-    def start(self, *arguments: str, entry: str = "tdm_r1.cli:main", **environment: str) -> Program:
-        """Start `tdm-r1 ARGUMENTS`, or another function with these arguments, and return at once."""
+    def start(self, *arguments: str, entry: str = "tdm_r1.cli:main", folder: str = "", **environment: str) -> Program:
+        """Start `tdm-r1 ARGUMENTS`, or another function with these arguments, and return at once.
+
+        Args:
+            folder: where it works; the repository without one.
+            environment: over that of the server.
+        """
         assert self._server.stdin is not None
         number = len(self._started)
         report, output = self._folder / f"{number}.fifo", self._folder / f"{number}.log"
         os.mkfifo(report)
         order: dict[str, Any] = {"arguments": arguments, "environment": environment, "entry": entry}
-        order |= {"report": str(report), "output": str(output)}
+        order |= {"report": str(report), "output": str(output), "folder": folder}
         print(json.dumps(order), file=self._server.stdin, flush=True)
         status = report.open(encoding="utf-8")
         report.unlink()
         self._started.append(Program(int(status.readline()), status, output))
         return self._started[-1]
 
-    def run(self, *arguments: str, **environment: str) -> tuple[int, str]:
-        """Exit code and everything printed by `tdm-r1 ARGUMENTS`."""
-        program = self.start(*arguments, **environment)
+    def run(self, *arguments: str, folder: str = "", **environment: str) -> tuple[int, str]:
+        """Exit code and everything printed by `tdm-r1 ARGUMENTS`; the rest as for `start`."""
+        program = self.start(*arguments, folder=folder, **environment)
         return program.wait(), program.printed
 
     def end(self) -> None:
@@ -96,9 +101,13 @@ class Starter:
 
 
 @contextmanager
-def preloaded(folder: Path, environment: Mapping[str, str]) -> Iterator[Starter]:
-    """Run the server; when it ends, whatever it started and still runs is killed."""
-    command, home = [sys.executable, "-m", "tests.faults.preloaded"], Path(__file__).parents[2]
+def preloaded(folder: Path, environment: Mapping[str, str], *more: str) -> Iterator[Starter]:
+    """Run the server; when it ends, whatever it started and still runs is killed.
+
+    Args:
+        more: modules that it imports beside those of every run.
+    """
+    command, home = [sys.executable, "-m", "tests.faults.preloaded", *more], Path(__file__).parents[2]
     with subprocess.Popen(command, env=dict(environment), cwd=home, stdin=subprocess.PIPE, text=True) as server:
         starter = Starter(server, folder)
         try:
@@ -114,7 +123,7 @@ def serve() -> None:
     """Fork one program per line of stdin, until its end."""
     import importlib
 
-    for name in PRELOADED:
+    for name in (*PRELOADED, *sys.argv[1:]):
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
@@ -149,6 +158,7 @@ def _become(order: Mapping[str, Any]) -> None:
     for target, source in ((0, nothing), (1, output), (2, output)):
         os.dup2(source, target)
     os.environ.update(order["environment"])
+    os.chdir(order["folder"] or ".")
     tempfile.tempdir = None  # of the server's environment: to be looked up again
     sys.argv = ["tdm-r1", *cast(Sequence[str], order["arguments"])]
     module, _, function = order["entry"].partition(":")

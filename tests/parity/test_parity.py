@@ -6,6 +6,7 @@ the run in the world `shapes` has random weights, and covers diffusers' loading 
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -21,9 +22,14 @@ import yaml
 from pipelines.compile import COMPILED
 from pipelines.local import task_argvs
 from pipelines.local_argo import workflow_argvs
+from tests.faults.preloaded import Starter, preloaded
+from tests.forked import Forked, all_but_the_last
 from tests.support import content, differing, plane_run, settings, tdm_r1, tree
 
 pytestmark = pytest.mark.slow
+
+DIFFUSERS = ("diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3", "tdm_r1.models.sd3", "cv2")
+"""What a stage in the world `shapes` imports beside."""
 
 PAGES = {"result.json", "report.html"}
 """Written beside the records by `tdm-r1 run` for people; a stage alone leaves them out."""
@@ -106,13 +112,13 @@ def here(argv: Sequence[str]) -> int:
 
 
 def test_the_compiled_kfp_block_gives_the_same_bytes_and_stops_at_the_end(
-    expected: dict[str, str], tmp_path: Path
+    expected: dict[str, str], starter: Starter, tmp_path: Path
 ) -> None:
     root = tmp_path / "run"
     assert tdm_r1("init", *plane_run(root)[1:]) == 0
     ir = next(yaml.safe_load_all((COMPILED / "block.yaml").read_text(encoding="utf-8")))
     parameters = {"root": str(root), "start": 1, "shards": [0, 1]}
-    ran = list(task_argvs(ir, parameters, scratch=tmp_path / "scratch"))
+    ran = list(task_argvs(ir, parameters, scratch=tmp_path / "scratch", launcher=Forked(starter)))
     # 3 stages once, 2 iterations of 2 · 2 + 3 stages, then 3 iterations that pass the end of the loop on
     assert [argv[0] for argv in ran] == ["tdm-r1"] * (3 + 2 * 7) + ["python"] * 3
     assert differing(expected, records(root)) == []
@@ -167,6 +173,7 @@ def test_a_stop_file_ends_the_run_between_iterations_and_its_removal_goes_on(
 
 
 def test_in_the_world_shapes_one_process_per_stage_gives_the_same_bytes(pipeline: Path, tmp_path: Path) -> None:
+    """All but the last stage are forked with diffusers imported; each opens its weights itself."""
     knobs = {
         "model.source": pipeline,
         "iterations": 1,
@@ -175,7 +182,10 @@ def test_in_the_world_shapes_one_process_per_stage_gives_the_same_bytes(pipeline
         "evaluation.teacher_steps": 1,
         "evaluation.prompts": 6,
     }
-    for name, more in (("whole", []), ("cut", ["--isolate"])):
-        root = str(tmp_path / name)
-        assert tdm_r1("run", "--root", root, "--preset", "shapes_smoke", *settings(knobs), *more) == 0
+    whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
+    assert tdm_r1("run", "--root", whole, "--preset", "shapes_smoke", *settings(knobs)) == 0
+    assert tdm_r1("init", "--root", cut, "--preset", "shapes_smoke", *settings(knobs)) == 0
+    with preloaded(tmp_path, os.environ, *DIFFUSERS) as starter:
+        all_but_the_last(cut, starter)
+    assert tdm_r1("run", "--root", cut, "--isolate") == 0
     assert differing(content(tmp_path / "whole"), content(tmp_path / "cut")) == []

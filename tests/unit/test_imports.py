@@ -48,15 +48,20 @@ def test_only_numerics_sets_global_state_of_the_tensor_library() -> None:
     assert outside == {"rewards/worker.py"}, "a scoring process is its own: no stage computes there"
 
 
-def test_a_stage_that_trains_nothing_starts_without_the_compiler(tmp_path: Path) -> None:
+def test_a_stage_starts_and_trains_without_the_compiler(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from tdm_r1.config import NumericsConfig\n"
+        "from tdm_r1.config import AdamConfig, NumericsConfig\n"
+        "from tdm_r1.models.optimizer import RoleOptimizer\n"
         "from tdm_r1.runtime import command, numerics\n"
         "import torch\n"
         "numerics.apply(NumericsConfig(threads=1))\n"
         "assert torch.are_deterministic_algorithms_enabled()\n"
         "assert not torch.is_deterministic_algorithms_warn_only_enabled()\n"
+        "role = RoleOptimizer('r', {'a': torch.ones(2)}, AdamConfig(learning_rate=0.1), {})\n"
+        "role.backward(role.params['a'].square().sum())\n"
+        "role.step(0)\n"
+        "assert not torch.equal(role.tensors()['a'], torch.ones(2))\n"
         "print('torch._dynamo' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tdm_r1.config import AdamConfig
 from tdm_r1.errors import NumericalError
-from tdm_r1.models.optimizer import RoleOptimizer
+from tdm_r1.models.optimizer import AdamW, RoleOptimizer
 
 FORGETFUL = AdamConfig(learning_rate=0.1, betas=(0.0, 0.99), weight_decay=0.01, clip_norm=1.0)
 CONFIG = AdamConfig(learning_rate=0.1, betas=(0.9, 0.99), weight_decay=0.01, clip_norm=1.0)
@@ -64,6 +64,27 @@ def test_it_is_adamw_with_a_clipped_norm() -> None:
         adamw.step()
     for mine, theirs in zip(ours.tensors().values(), reference, strict=True):
         torch.testing.assert_close(mine, theirs.detach())
+
+
+@pytest.mark.parametrize("config", [CONFIG, FORGETFUL])
+def test_its_steps_are_those_of_torch_s_class_to_the_last_bit(config: AdamConfig) -> None:
+    """Also where a parameter has a gradient in some steps only."""
+    sizes, rates = ((3, 5), (7,), (2, 2)), {"lr": config.learning_rate, "betas": config.betas, "eps": config.epsilon}
+    ours, theirs = ([torch.ones(size, requires_grad=True) for size in sizes] for _ in range(2))
+    mine, torchs = AdamW(ours, config), torch.optim.AdamW(theirs, weight_decay=config.weight_decay, **rates)  # type: ignore[arg-type]
+    for step in range(5):
+        for number, pair in enumerate(zip(ours, theirs, strict=True)):
+            gradient = torch.randn(sizes[number], generator=torch.Generator().manual_seed(10 * step + number))
+            for parameter in pair if (step + number) % 3 else ():
+                parameter.grad = gradient.clone()
+        mine.step()
+        torchs.step()
+        mine.forget_gradients()
+        torchs.zero_grad()
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    for a, b in zip(ours, theirs, strict=True):
+        assert mine.state[a].keys() == torchs.state[b].keys()
+        assert all(torch.equal(value, torchs.state[b][key]) for key, value in mine.state[a].items())
 
 
 def test_the_caller_s_tensors_are_never_written_to() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from tdm_r1.config import AdamConfig
 from tdm_r1.errors import NumericalError
@@ -15,14 +16,45 @@ from tdm_r1.models.world import ALONE, World
 FIRST, SECOND = "exp_avg", "exp_avg_sq"
 
 
-def adamw(parameters: Iterable[Tensor], config: AdamConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        list(parameters),
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-    )
+class AdamW:
+    """`torch.optim.AdamW` to the last bit, by torch's function of it: the class imports TorchDynamo, as much as torch
+    itself again, in every process that trains.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], config: AdamConfig) -> None:
+        self._parameters, self._config = list(parameters), config
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        """As torch's: of each parameter that ever had a gradient `step`, `exp_avg` and `exp_avg_sq`."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        moved = [parameter for parameter in self._parameters if parameter.grad is not None]
+        states = [self.state.setdefault(parameter, _fresh(parameter)) for parameter in moved]
+        adamw(
+            moved,
+            [parameter.grad for parameter in moved if parameter.grad is not None],
+            [state[FIRST] for state in states],
+            [state[SECOND] for state in states],
+            [],
+            [state["step"] for state in states],
+            amsgrad=False,
+            beta1=self._config.betas[0],
+            beta2=self._config.betas[1],
+            lr=self._config.learning_rate,
+            weight_decay=self._config.weight_decay,
+            eps=self._config.epsilon,
+            maximize=False,
+        )
+
+    def forget_gradients(self) -> None:
+        """Free them."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+
+def _fresh(parameter: Tensor) -> dict[str, Tensor]:
+    return {"step": torch.tensor(0.0), FIRST: torch.zeros_like(parameter), SECOND: torch.zeros_like(parameter)}
 
 
 def moments_of(config: AdamConfig) -> tuple[str, ...]:
@@ -49,7 +81,7 @@ class RoleOptimizer:
         leaves = {name: tensor.detach().clone().requires_grad_(True) for name, tensor in sorted(tensors.items())}
         self._leaves: dict[str, Tensor] = leaves
         self._clip_norm, self._moments = config.clip_norm, moments_of(config)
-        self._adam = adamw(leaves.values(), config)
+        self._adam = AdamW(leaves.values(), config)
         self._restore(state)
 
     @property
@@ -101,7 +133,7 @@ class RoleOptimizer:
         self._adam.step()
         if not all(bool(parameter.isfinite().all()) for parameter in self.params.values()):
             raise NumericalError(f"{self.role}/weights", step, hint="lower its learning rate")
-        self._adam.zero_grad(set_to_none=True)
+        self._adam.forget_gradients()
         return float(norm)
 
     def tensors(self) -> RoleTensors:

@@ -17,11 +17,21 @@ from torch import Tensor
 from tdm_r1.config import AdamConfig, DistributedConfig
 from tdm_r1.errors import ConfigError, NumericalError
 from tdm_r1.models.adapters import RoleTensors
-from tdm_r1.models.optimizer import FIRST, RoleOptimizer, adamw, moments_of
+from tdm_r1.models.optimizer import FIRST, RoleOptimizer, moments_of
 from tdm_r1.models.world import World
 
 BUCKET: Final = 1 << 27
 """Numbers that are reduced at once, at most."""
+
+
+def _adamw(module: torch.nn.Module, config: AdamConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        list(module.parameters()),
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
 
 
 class _Role(torch.nn.Module):
@@ -55,7 +65,7 @@ class ShardedOptimizer(RoleOptimizer):
         self._moments, self._steps, self._calls, self._expected = moments_of(config), 0, 0, 0
         self._engine, self._zero, _, _ = library.initialize(
             model=module,
-            optimizer=adamw(module.parameters(), config),
+            optimizer=_adamw(module, config),
             config=settings(config, sharding, sum(tensor.numel() for tensor in given.values())),
             dist_init_required=False,
         )
