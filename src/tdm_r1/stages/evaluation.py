@@ -149,14 +149,18 @@ def _judged(
     config: RunConfig,
     keys: Keys,
 ) -> Outcome:
-    """Score with the first scorer, and take intervals.
+    """Score each image with the first scorer that is asked about its prompt, and take intervals.
 
     Images of one prompt are not independent, so that the intervals resample prompts.
     """
     asked = [Question(i, *table.asked(prompt)) for i, prompt in zip(images.numpy(), prompt_ids, strict=True)]
-    scores = judges.score(judges.first, asked)
+    found: dict[int, tuple[Score, float | None]] = {}
+    for scorer, rows in judges.first_asked(asked).items():
+        own = judges.score(scorer, [asked[row] for row in rows])
+        found |= dict(zip(rows, zip(own, measured(own), strict=True), strict=True))
+    scores, values = ([found[row][part] for row in range(len(asked))] for part in (0, 1))
     tag_of = {prompt: table.rows[prompt]["tag"] for prompt in prompt_ids}
-    shares = shares_by_tag(prompt_ids, measured(scores), tag_of)
+    shares = shares_by_tag(prompt_ids, values, tag_of)
     seed = keys.seed("evaluation/bootstrap")
     intervals = tag_intervals(shares, resamples=config.evaluation.bootstrap, seed=seed)
     return Outcome(name, nfe, prompt_ids, images, scores, intervals)
