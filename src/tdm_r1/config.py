@@ -12,6 +12,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from tdm_r1.addresses import require_no_credentials
+
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
@@ -151,8 +153,8 @@ class RolloutConfig(Section):
     tag_shares: dict[str, NonNegative] = {}
     """How often prompts of a tag are drawn, relative to the others; a tag that is absent has 1."""
     world_shares: dict[str, NonNegative] = {}
-    """How often prompts of a world of a mix are drawn, relative to the others; one that is absent has 1. Empty: as often
-    as their tags are."""
+    """How often prompts of a world of a mix are drawn, relative to the others; one that is absent has 1. Empty: as
+    often as their tags are."""
     shards: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Parts that roll out and are scored independently."""
     microbatch: Positive = 256
@@ -186,6 +188,11 @@ class ScorerConfig(Section):
     """Upper bound of the scaled value; none is unbounded."""
     on_error: Literal["drop", "group_mean", "fail"] = "drop"
     """A row that cannot be scored leaves its group, takes the mean of its group, or fails the stage. Never 0."""
+
+    @model_validator(mode="after")
+    def _no_credentials(self) -> ScorerConfig:
+        require_no_credentials(self.options, "the options of a scorer")
+        return self
 
     @model_validator(mode="after")
     def _bounds_are_ordered(self) -> ScorerConfig:

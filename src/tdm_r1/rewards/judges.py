@@ -74,6 +74,10 @@ class Judges:
     def cache(self) -> ScoreCache | None:
         return open_cache()
 
+    @property
+    def first(self) -> str:
+        return next(iter(self.config.scorers))
+
     def score(self, name: str, questions: Sequence[Question], *, progress: Progress = silent) -> list[Score]:
         """What one scorer says, in the order of the questions, the same for any number of workers.
 

@@ -1,4 +1,4 @@
-"""Several worlds in one run: each prompt says in its metadata which it is from, and is judged by that world's scorers."""
+"""Several worlds in one run: each prompt says in its metadata which one it is from, for scorers are asked by world."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORLD: Final = "world"
 
 @dataclass(frozen=True)
 class MixedWorld:
-    """The prompts of several worlds. A tag belongs to one of them, so that a table by tag never mixes what is measured."""
+    """The prompts of several worlds. A tag belongs to one of them, so that a table by tag mixes no two measures."""
 
     parts: Mapping[str, World]
 
@@ -33,8 +33,9 @@ class MixedWorld:
         for prompt in found:
             name = owner.setdefault(prompt.tag, prompt.metadata[WORLD])
             if name != prompt.metadata[WORLD]:
+                other = prompt.metadata[WORLD]
                 raise ConfigError(
-                    f"`{name}` and `{prompt.metadata[WORLD]}` both have the tag `{prompt.tag}`, so they cannot be mixed",
+                    f"`{name}` and `{other}` both have the tag `{prompt.tag}`, so they cannot be mixed",
                     hint="mix worlds that ask for different things, such as geneval+ocr or shapes+ocr",
                 )
         return sorted(found, key=lambda prompt: prompt.split != "train")
