@@ -121,7 +121,7 @@ def test_a_scorer_that_is_added_later_draws_nothing_again(evaluated: tuple[Path,
         (("--seed", "1"), "noise.seed is 0 there and 1 here"),
         (("--steps", "7"), "generator.nfe is 4 there and 7 here"),
         (("--iteration", "0"), "generator.iteration is 2 there and 0 here"),
-        (("--prompts", "4"), "prompts.count is 8 there and 4 here"),
+        (("--images-per-prompt", "4"), "prompts.images_per_prompt is 16 there and 4 here"),
     ],
 )
 def test_a_folder_holds_one_evaluation(
