@@ -247,7 +247,7 @@ def test_a_mix_asks_each_scorer_about_its_own_prompts_and_knows_the_reward_of_ea
 
 def test_the_training_reward_is_weighted_and_signed_as_the_run_does() -> None:
     def rows(*values: float | None) -> list[dict[str, Any]]:
-        said = {"parts": [], "detail": None, "tag": "t", "number": 0}
+        said: dict[str, Any] = {"parts": [], "detail": None, "tag": "t", "number": 0}
         return [
             {**said, "prompt_id": f"p{n}", "value": value, "error": "broke" if value is None else None}
             for n, value in enumerate(values)

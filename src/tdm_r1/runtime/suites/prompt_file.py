@@ -33,8 +33,8 @@ def read_prompts(path: Path) -> list[WorldPrompt]:
     """
     readers = {".txt": _lines, ".csv": _table, ".jsonl": _objects}
     if path.suffix not in readers or not path.is_file():
-        found = "no file" if path.suffix in readers else f"of no known form: `{path.suffix}`"
-        raise ConfigError(f"`{path}` is {found}", hint=f"expected a file that ends in {', '.join(readers)}")
+        what = "no file" if path.suffix in readers else f"of no known form: `{path.suffix}`"
+        raise ConfigError(f"`{path}` is {what}", hint=f"expected a file that ends in {', '.join(readers)}")
     if path.stat().st_size > MOST_BYTES:
         raise ConfigError(f"`{path}` has more than {MOST_BYTES:,} bytes", hint="give a file of prompts")
     try:
