@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from tdm_r1 import cli_bases, cli_records, console, presets
-from tdm_r1.cli_records import OptionalRoot, Root
+from tdm_r1 import cli_bases, cli_evaluate, cli_records, console, presets
+from tdm_r1.cli_records import Iteration, Lora, OptionalRoot, Root
 from tdm_r1.config import RunConfig
 from tdm_r1.drive.cli import drive
 from tdm_r1.errors import ConfigError, TdmR1Error
@@ -169,10 +169,6 @@ def run(
         run_loop(root, config, isolate=isolate, outlets=Outlets(metrics_port, pushgateway))
 
 
-Lora = Annotated[str | None, typer.Option(help="Exported generator instead of a run: a folder, or embedded:NAME.")]
-Iteration = Annotated[int | None, typer.Option(help="Whose generator; the newest by default, 0 is TDM.")]
-
-
 @app.command()
 def sample(
     prompt: Annotated[list[str], typer.Option(help="A prompt; may be repeated.")],
@@ -189,33 +185,6 @@ def sample(
 
     path = sample_images(open_generator(root, lora, iteration), prompt, out, count=count, seed=seed)
     console.OUT.print(str(path), soft_wrap=True)
-
-
-@app.command()
-def evaluate(
-    root: OptionalRoot = None,
-    lora: Lora = None,
-    iteration: Iteration = None,
-    prompts: Annotated[int, typer.Option(help="Prompts, spread over the tags.")] = 600,
-    images_per_prompt: int = 1,
-    split: Annotated[str, typer.Option(help="test for the held-out prompts, train for the others.")] = "test",
-    seed: int = 0,
-    teacher: Annotated[bool, typer.Option(help="Judge the base as well.")] = False,
-    out: Annotated[Path | None, typer.Option(help="JSON to write.")] = None,
-    page: Annotated[Path | None, typer.Option(help="HTML to write, with the images.")] = None,
-) -> None:
-    """Judge a committed or exported generator on held-out prompts."""
-    from tdm_r1.runtime.generators import open_generator
-    from tdm_r1.runtime.measure import measure, write_json
-
-    generator = open_generator(root, lora, iteration)
-    wanted = {"prompts": prompts, "images_per_prompt": images_per_prompt, "split": split}
-    section = presets.replace(generator.config.evaluation, wanted)
-    content = measure(generator, section, seed=seed, with_teacher=teacher, page=page)
-    title = f"{content['generator']}: {content['prompts']} {split} prompts, seed {seed}"
-    console.OUT.print(console.result_table(content["rows"], title))
-    if out is not None:
-        write_json(content, out)
 
 
 @app.command()
@@ -245,6 +214,7 @@ def pretrain(
 
 
 cli_records.register(app)
+cli_evaluate.register(app)
 cli_bases.register(app)
 app.command()(drive)
 app.command()(plan)

@@ -11,6 +11,8 @@ from tdm_r1.errors import ConfigError
 
 Root = Annotated[str, typer.Option(help="Run directory: a local folder, or s3://bucket/prefix.")]
 OptionalRoot = Annotated[str | None, typer.Option("--root", help="Run directory: a local folder, or s3://….")]
+Lora = Annotated[str | None, typer.Option(help="Exported generator instead of a run: a folder, or embedded:NAME.")]
+Iteration = Annotated[int | None, typer.Option(help="Whose generator; the newest by default, 0 is TDM.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table for people.")]
 
 

@@ -8,15 +8,18 @@ arXiv 2510.08425, `[ours]` was chosen here (see docs/log.md).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from tdm_r1.addresses import require_no_credentials
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+WORLDS: Final = ("shapes", "plane", "geneval", "ocr")
 
 
 class Section(BaseModel):
@@ -149,6 +152,9 @@ class RolloutConfig(Section):
     """G, trajectories per prompt [paper]."""
     tag_shares: dict[str, NonNegative] = {}
     """How often prompts of a tag are drawn, relative to the others; a tag that is absent has 1."""
+    world_shares: dict[str, NonNegative] = {}
+    """How often prompts of a world of a mix are drawn, relative to the others; one that is absent has 1. Empty: as
+    often as their tags are."""
     shards: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Parts that roll out and are scored independently."""
     microbatch: Positive = 256
@@ -168,6 +174,8 @@ class ScorerConfig(Section):
     """Registered name of the scorer, or `module:Class`; empty is the key under `reward.scorers`."""
     options: dict[str, JsonValue] = {}
     """What the scorer itself can be told; it refuses what it does not know. See `tdm-r1 scorer list`."""
+    worlds: tuple[str, ...] = ()
+    """Worlds of a mix about whose prompts it is asked; empty is all. Of others it has no value, and no share."""
     weight: NonNegative = 1.0
     """Share in the reward; 0 only records. A scorer of which less is better counts with a minus sign."""
     scale: float = 1.0
@@ -182,6 +190,11 @@ class ScorerConfig(Section):
     """A row that cannot be scored leaves its group, takes the mean of its group, or fails the stage. Never 0."""
 
     @model_validator(mode="after")
+    def _no_credentials(self) -> ScorerConfig:
+        require_no_credentials(self.options, "the options of a scorer")
+        return self
+
+    @model_validator(mode="after")
     def _bounds_are_ordered(self) -> ScorerConfig:
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"low={self.low} is above high={self.high}")
@@ -190,7 +203,7 @@ class ScorerConfig(Section):
 
 class RewardConfig(Section):
     scorers: Annotated[dict[str, ScorerConfig], Field(min_length=1)] = {"shapes": ScorerConfig()}
-    """Black boxes by name. The first is the one that `evaluation` measures."""
+    """Black boxes by name. The first that is asked about a prompt is the one that `evaluation` measures."""
     max_error_rate: Share = 0.1
     """Share of the rows of a shard that a scorer may fail on, before the stage fails."""
     workers: Count | None = None
@@ -331,8 +344,8 @@ class RunConfig(Section):
     """Name of the preset that this configuration started from."""
     seed: Count = 0
     """Root of every random draw."""
-    world: Literal["shapes", "plane", "geneval", "ocr"] = "shapes"
-    """Prompts of both splits, with what a scorer must know to judge their images."""
+    world: str = "shapes"
+    """Prompts of both splits, with what a scorer must know to judge their images; `geneval+ocr` mixes two worlds."""
     iterations: Annotated[int, Field(ge=1, le=99_999)] = 100
     """Iterations of reinforcement; their folders have five digits."""
     numerics: NumericsConfig = NumericsConfig()
@@ -357,6 +370,11 @@ class RunConfig(Section):
     """How the processes of one training stage work together; `torchrun` says how many they are."""
 
     @property
+    def worlds(self) -> tuple[str, ...]:
+        """Those that are mixed, in order; usually one."""
+        return tuple(self.world.split("+"))
+
+    @property
     def surrogate_adapter(self) -> AdapterConfig:
         """Of the surrogate."""
         return self.surrogate.adapter or self.model.adapter
@@ -365,6 +383,25 @@ class RunConfig(Section):
     def fake_adapter(self) -> AdapterConfig:
         """Of the fake score."""
         return self.model.fake_adapter or self.model.adapter
+
+    @model_validator(mode="after")
+    def _worlds_are_judged(self) -> RunConfig:
+        worlds = self.worlds
+        if unknown := [name for name in worlds if name not in WORLDS]:
+            raise ValueError(
+                f"there is no world `{unknown[0]}`, only {', '.join(WORLDS)} and mixes such as geneval+ocr"
+            )
+        if len(set(worlds)) < len(worlds):
+            raise ValueError(f"world={self.world} names a world twice")
+        named = {f"reward.scorers.{name}.worlds": section.worlds for name, section in self.reward.scorers.items()}
+        for key, names in {**named, "rollout.world_shares": self.rollout.world_shares}.items():
+            if strange := [name for name in names if name not in worlds]:
+                raise ValueError(f"{key} has `{strange[0]}`, but the world is {self.world}")
+        scorers = list(self.reward.scorers.values())
+        asked = [one.worlds or worlds for one in [one for one in scorers if one.weight] or scorers]
+        if alone := [name for name in worlds if not any(name in judged for judged in asked)]:
+            raise ValueError(f"no scorer with a weight is asked about prompts of `{alone[0]}`")
+        return self
 
     @model_validator(mode="after")
     def _steps_exist(self) -> RunConfig:

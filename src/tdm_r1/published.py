@@ -6,8 +6,6 @@ Prompts are GenEval's, or those of the world `ocr`. Every scorer ships; its weig
 
 from __future__ import annotations
 
-from typing import Literal
-
 from tdm_r1.config import (
     AdamConfig,
     AdapterConfig,
@@ -61,28 +59,31 @@ def _published(
     generator_t_min: float,
     prompts: int,
     images: int,
-    world: Literal["geneval", "ocr"] = "geneval",
+    world: str = "geneval",
     guidance: float = 4.5,
     cfg_share: float = 0.3,
 ) -> RunConfig:
     """One run of the paper.
 
     Args:
-        scorers: registered names, each with weight 1.
+        scorers: registered names, each with weight 1; in a mix of worlds, asked about its own world's prompts alone.
         groups: prompts of 24 images per iteration, over eight shards.
         batch: images per network call.
         world: whose prompts it trains and is measured on.
         guidance: of the teacher; 1 for a base that was distilled from its own guidance.
     """
+    mixed = world.split("+") if "+" in world else []
     return RunConfig(
         preset=preset,
         iterations=iterations,
         world=world,
         numerics=CUDA,
         model=model,
-        reward=RewardConfig(scorers={name: ScorerConfig() for name in scorers}),
+        reward=RewardConfig(scorers={n: ScorerConfig(worlds=(n,) if n in mixed else ()) for n in scorers}),
         distill=DistillConfig(steps=500, batch=64, guidance=guidance),
-        rollout=RolloutConfig(groups=groups, group_size=GROUP, shards=8, microbatch=batch),
+        rollout=RolloutConfig(
+            groups=groups, group_size=GROUP, shards=8, microbatch=batch, world_shares=dict.fromkeys(mixed, 1.0)
+        ),
         surrogate=SurrogateConfig(
             optimizer=AdamConfig(learning_rate=3e-4, betas=(0.9, 0.999)),
             beta=beta,
@@ -152,11 +153,11 @@ def z_image_turbo_hpsv3() -> RunConfig:
 
 
 def z_image_geneval_ocr() -> RunConfig:
-    """Experimental: Z-Image, with guidance as its own teacher, learns GenEval and text."""
+    """Experimental: Z-Image, with guidance as its own teacher, learns GenEval and text, half of the prompts each."""
     return _published(
         "z_image_geneval_ocr", Z_IMAGE, "geneval", "ocr",
         iterations=2000, groups=48, batch=4, beta=1.0, clip=1e-3, trunc=4,
-        rl_cfg=2.5, surrogate_t_min=0.55, generator_t_min=0.25, prompts=553, images=4,
+        rl_cfg=2.5, surrogate_t_min=0.55, generator_t_min=0.25, prompts=1571, images=1, world="geneval+ocr",
     )  # fmt: skip
 
 

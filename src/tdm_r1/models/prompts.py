@@ -16,6 +16,7 @@ from tdm_r1.artifacts.records import PromptSet
 from tdm_r1.errors import ConfigError
 from tdm_r1.models.backbone import Condition
 from tdm_r1.rng import Counter, Keys
+from tdm_r1.worlds.mix import WORLD
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,23 @@ class PromptTable:
             rows = tags[ordered[bisect_right(upper, tag * upper[-1])]]
             chosen.append(rows[int(row * len(rows))])
         return chosen
+
+    def shares(self, tags: Mapping[str, float], worlds: Mapping[str, float]) -> dict[str, float]:
+        """Relative frequency by tag, such that worlds of a mix are drawn by their own shares.
+
+        Args:
+            tags: by tag, inside its world; one that is absent has 1.
+            worlds: by world; one that is absent has 1. Empty: worlds do not count.
+        """
+        if not worlds:
+            return dict(tags)
+        rows = self.by_tag("train").items()
+        world_of = {tag: self.rows[prompt_ids[0]]["metadata"].get(WORLD, "") for tag, prompt_ids in rows}
+        total: dict[str, float] = {}
+        for tag, world in world_of.items():
+            total[world] = total.get(world, 0.0) + tags.get(tag, 1.0)
+        own = {tag: tags.get(tag, 1.0) / (total[world] or 1.0) for tag, world in world_of.items()}
+        return {**tags, **{tag: worlds.get(world_of[tag], 1.0) * share for tag, share in own.items()}}
 
     @staticmethod
     def _upper_bounds(tags: Sequence[str], shares: Mapping[str, float]) -> list[float]:

@@ -59,6 +59,8 @@ class Card:
     """Prompts behind the row."""
     split: str
     """Of their prompts, `test` or `train`."""
+    remarks: Sequence[str]
+    """What the row does not say: the gain over the generator before any reward, prompt by prompt."""
 
 
 def model_card(card: Card) -> str:
@@ -131,7 +133,11 @@ of the suite `{{ c.suite }}`, one seed:
 {%- for value in c.row.tags.values() %} {{ "%.3f" | format(value) }} |{% endfor %}
 
 
-The interval is a bootstrap over prompts; it says nothing about other training seeds.
+{% for remark in c.remarks %}
+- {{ remark }}
+{% endfor %}
+
+Intervals are a bootstrap over prompts; they say nothing about other training seeds.
 {% else %}
 This iteration was not evaluated.
 {% endif %}

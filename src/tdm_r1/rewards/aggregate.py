@@ -1,7 +1,7 @@
 """Raw values of several scorers to one reward per sample: a function of what is stored, so that it can be repeated.
 
-r = Σ_s ± w_s · clip(a_s · v_s + b_s, low_s, high_s), with a minus where less is better. Nothing is scored again
-when a weight, a scale or a bound changes.
+r = Σ_s ± w_s · clip(a_s · v_s + b_s, low_s, high_s), with a minus where less is better, over the scorers that
+were asked about the sample. Nothing is scored again when a weight, a scale or a bound changes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from tdm_r1.config import RewardConfig, ScorerConfig
 from tdm_r1.errors import SchemaError
+from tdm_r1.rewards.protocol import NOT_ASKED
 
 if TYPE_CHECKING:
     from tdm_r1.artifacts.records import Rewards
@@ -29,7 +30,8 @@ SCHEMA: Final = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
-"""One row per sample: a reward, or the error that prevented it. Verdicts are those of the first scorer that has any."""
+"""One row per sample: a reward, or the error that prevented it. Verdicts are those of the first scorer that has any and
+was asked."""
 
 Row = dict[str, Any]
 
@@ -61,21 +63,24 @@ def aggregate_tables(scores: pa.Table, scorers: pa.Table, config: RewardConfig) 
     verdicts = {name: _verdicts(name, list(by_scorer.values()), len(samples)) for name in ("correct", "strict")}
     rows = []
     for number, sample in enumerate(samples):
-        own = [term[number] for term in terms]
-        errors = [term for term in own if isinstance(term, str)]
-        reward = None if errors else math.fsum(term for term in own if not isinstance(term, str))
+        own = [term[number] for term in terms if term[number] is not None]
+        errors = [term for term in own if isinstance(term, str)] or ([] if own else ["no scorer was asked"])
+        reward = None if errors else math.fsum(term for term in own if isinstance(term, float))
         keys = {key: sample[key] for key in ("sample_id", "prompt_id", "group")}
         verdict = {name: values[number] for name, values in verdicts.items()}
         rows.append({**keys, **verdict, "reward": reward, "error": errors[0] if errors else None})
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _terms(rows: Sequence[Row], sign: float, section: ScorerConfig, name: str) -> list[float | str]:
-    """What a scorer adds to each sample's reward, or why it cannot."""
+def _terms(rows: Sequence[Row], sign: float, section: ScorerConfig, name: str) -> list[float | str | None]:
+    """What a scorer adds to each sample's reward, or why it cannot; None where it was not asked."""
     values = [None if row["value"] is None else _scaled(row["value"], section) for row in rows]
     fill = _group_means(rows, values) if section.on_error == "group_mean" else {}
-    found: list[float | str] = []
+    found: list[float | str | None] = []
     for row, value in zip(rows, values, strict=True):
+        if row["error"] == NOT_ASKED:
+            found.append(None)
+            continue
         known = fill.get(row["group"]) if value is None else value
         found.append(f"{name}: {row['error']}" if known is None else sign * section.weight * known)
     return found
@@ -98,9 +103,14 @@ def _group_means(rows: Sequence[Row], values: Sequence[float | None]) -> Mapping
 
 
 def _verdicts(part: str, columns: Sequence[Sequence[Row]], count: int) -> list[bool | None]:
-    """A verdict per sample by the first scorer that gives one to any sample; none where it failed."""
+    """A verdict per sample by the first scorer that was asked, of those that give one to any; none where it failed."""
+    verdicts: list[bool | None] = [None] * count
+    open_ = set(range(count))
     for rows in columns:
         found = [next((p["value"] for p in row["parts"] if p["name"] == part), None) for row in rows]
         if any(value is not None for value in found):
-            return [None if value is None else value == 1.0 for value in found]
-    return [None] * count
+            asked = {number for number in open_ if rows[number]["error"] != NOT_ASKED}
+            for number in asked:
+                verdicts[number] = None if found[number] is None else found[number] == 1.0
+            open_ -= asked
+    return verdicts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,16 +55,16 @@ def samples(folder: Path) -> list[Sample]:
     return found
 
 
-def result_row(sample: Sample, score: Score) -> dict[str, Any]:
+def result_row(filename: str, metadata: Mapping[str, Any], score: Score) -> dict[str, Any]:
     """The official row of a judged image; one that could not be judged has `correct` false and says why."""
     detail = json.loads(score.detail or "{}")
     return {
-        "filename": str(sample.path),
-        "tag": sample.metadata.get("tag"),
-        "prompt": sample.metadata.get("prompt"),
+        "filename": filename,
+        "tag": metadata.get("tag"),
+        "prompt": metadata.get("prompt"),
         "correct": score.part("correct") == 1.0,
         "reason": detail.get("reason", "") if score.error is None else f"error: {score.error}",
-        "metadata": json.dumps(sample.metadata),
+        "metadata": json.dumps(metadata),
         "details": json.dumps(detail.get("details", {})),
     }
 

@@ -12,9 +12,10 @@ from tdm_r1.models.progress import Progress, silent
 from tdm_r1.rewards.ask import Question, ask, make_ready
 from tdm_r1.rewards.cache import ScoreCache, key_of, open_cache
 from tdm_r1.rewards.pool import Done, Pool
-from tdm_r1.rewards.protocol import Score, Scorer
+from tdm_r1.rewards.protocol import NOT_ASKED, Score, Scorer, failed
 from tdm_r1.rewards.registry import open_scorer
 from tdm_r1.rewards.worker import Order
+from tdm_r1.worlds.mix import WORLD
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,27 @@ class Judges:
         scores = [score for _, score in sorted(found.items()) if score is not None]
         self._count(name, scores, len(questions) - len(rows), time.monotonic() - started)
         return scores
+
+    def asks(self, name: str, question: Question) -> bool:
+        """Whether a scorer is asked about the image of this prompt: in a mix of worlds, it may be none of its own."""
+        worlds, own = self.config.scorers[name].worlds, question.metadata.get(WORLD)
+        return not worlds or own is None or own in worlds
+
+    def score_asked(self, name: str, questions: Sequence[Question], *, progress: Progress = silent) -> list[Score]:
+        """As `score`; a row about which this scorer is not asked has the error `NOT_ASKED`."""
+        rows = [row for row, question in enumerate(questions) if self.asks(name, question)]
+        scores = [failed(NOT_ASKED)] * len(questions)
+        if rows:
+            for row, score in zip(rows, self.score(name, [questions[r] for r in rows], progress=progress), strict=True):
+                scores[row] = score
+        return scores
+
+    def first_asked(self, questions: Sequence[Question]) -> dict[str, list[int]]:
+        """Rows by the first scorer that is asked about each: the one that is measured."""
+        found: dict[str, list[int]] = {}
+        for row, question in enumerate(questions):
+            found.setdefault(next(n for n in self.config.scorers if self.asks(n, question)), []).append(row)
+        return found
 
     def _ask(self, name: str, questions: Sequence[Question], rows: Sequence[int], done: Done) -> None:
         scorer, section = self.scorers[name], self.config.scorers[name]

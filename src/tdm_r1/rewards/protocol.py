@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +90,10 @@ class Score:
 def failed(reason: str) -> Score:
     """The score of an image that could not be judged."""
     return Score(value=None, error=reason[:500] or "no reason given")
+
+
+NOT_ASKED: Final = "not_asked"
+"""In place of an error: the scorer's `worlds` are others than the prompt's, so that it has no part in its reward."""
 
 
 class Scorer(Protocol):

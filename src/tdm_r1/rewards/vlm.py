@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image as Pillow
 from pydantic import Field, JsonValue, field_validator
 
+from tdm_r1.addresses import require_no_credentials
 from tdm_r1.config import Count, NonNegative, Positive, Rate, Section
 from tdm_r1.rewards import endpoint
 from tdm_r1.rewards.endpoint import Endpoint, EndpointError
@@ -75,6 +76,12 @@ class VlmOptions(Section):
     """Seconds for one attempt."""
     retries: Count = 3
     """Further attempts after a failure that may pass."""
+
+    @field_validator("url", "body")
+    @classmethod
+    def _no_credentials(cls, value: Any) -> Any:
+        require_no_credentials(value, "the options of a scorer")
+        return value
 
     @field_validator("pattern")
     @classmethod

@@ -28,6 +28,7 @@ from tdm_r1.runtime.history import REPORT_FILE
 from tdm_r1.runtime.layout import (
     CHECKPOINTS,
     DRIVE,
+    EVALUATIONS,
     RUN_FILE,
     STOP_FILE,
     Task,
@@ -230,7 +231,7 @@ def strays(walk: Walk, tasks: Sequence[Task]) -> list[Fault]:
     locations = {task.location for task in tasks}
     rewards = {reward_key(name) for name in listed_variants(walk.keys)}
     for key in sorted(walk.keys - BESIDE - rewards):
-        if key.startswith((f"{DRIVE}/", f"{CHECKPOINTS}/")):
+        if key.startswith((f"{DRIVE}/", f"{CHECKPOINTS}/", f"{EVALUATIONS}/")):
             continue
         location, _, name = key.rpartition("/")
         manifest = walk.read.get(location)

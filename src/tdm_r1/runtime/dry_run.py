@@ -35,6 +35,8 @@ class Plan:
     """Bytes of one record of each stage."""
     parameters: dict[str, int]
     """Of the frozen base, and of the trained roles."""
+    prompts: dict[str, tuple[int, int, tuple[str, ...]]]
+    """By world: how many to train on, how many held out, and the scorers that are asked about them."""
     download: int | None
     """Bytes, about; None when nobody knows, 0 when the base is here."""
 
@@ -67,8 +69,15 @@ def plan(config: RunConfig) -> Plan:
             "fake score": fake,
             "surrogate": surrogate,
         },
+        prompts={world: _prompts(world, config) for world in config.worlds},
         download=_download(config),
     )
+
+
+def _prompts(world: str, config: RunConfig) -> tuple[int, int, tuple[str, ...]]:
+    splits = Counter(prompt.split for prompt in open_world(world).prompts())
+    scorers = config.reward.scorers.items()
+    return splits["train"], splits["test"], tuple(n for n, s in scorers if not s.worlds or world in s.worlds)
 
 
 def trained(adapter: AdapterConfig, base: dict[str, Tensor]) -> int:

@@ -13,6 +13,11 @@ def show_plan(config: RunConfig) -> None:
     """Print what a run would do, store and fetch; nothing of it is done."""
     found = plan(config)
     console.OUT.print(_stages(config, found))
+    for world, (training, held_out, scorers) in found.prompts.items():
+        judged = f"judged by {', '.join(scorers)}"
+        console.OUT.print(
+            f"prompts of {world}: {training:,} to train on, {held_out:,} held out, {judged}", soft_wrap=True
+        )
     for title, numbers in (
         ("images", found.images),
         ("optimizer steps", found.optimizer_steps),

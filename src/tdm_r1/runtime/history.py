@@ -105,7 +105,8 @@ def _trained(run: Run) -> list[Trained]:
         judged = [row for row in rows if row["error"] is None]
         if judged:
             reward = math.fsum(row["reward"] for row in judged) / len(judged)
-            found.append(Trained(iteration, reward, sum(bool(row["correct"]) for row in judged) / len(judged)))
+            verdicts = [row["correct"] for row in judged if row["correct"] is not None]
+            found.append(Trained(iteration, reward, sum(verdicts) / max(1, len(verdicts))))
     return found
 
 

@@ -27,7 +27,7 @@ from tdm_r1.rng import Keys
 from tdm_r1.runtime.generators import Generator, generator_name, load_generator, newest_generator
 from tdm_r1.runtime.layout import Task, evaluation_due, generator_after
 from tdm_r1.runtime.lora_folder import write_folder
-from tdm_r1.runtime.results import rows_of
+from tdm_r1.runtime.results import gain_of, remarks, rows_of
 from tdm_r1.runtime.run import Run, open_run
 from tdm_r1.sampling import sigma_grid, unshift
 from tdm_r1.statistics import OVERALL
@@ -180,6 +180,7 @@ def _card(run: Run, out: Path, iteration: int, manifest: Manifest) -> Card:
         suite=config.world,
         judged=judged,
         split=config.evaluation.split,
+        remarks=_remarks(run, iteration) if row else (),
     )
 
 
@@ -205,3 +206,12 @@ def _result_row(run: Run, iteration: int) -> tuple[dict[str, Any] | None, int]:
     record, _ = run.load(task, Evaluation)
     count = next(cell["count"] for cell in record.metrics.to_pylist() if cell["tag"] == OVERALL)
     return rows_of(record)[-1], count
+
+
+def _remarks(run: Run, iteration: int) -> list[str]:
+    """Where the run's first generator came from, and what this evaluated one gained over it, prompt by prompt."""
+    gained = None
+    if iteration and read_manifest(run.store, Task("evaluation", 0).location) is not None:
+        before, after = (run.load(Task("evaluation", n), Evaluation)[0] for n in (0, iteration))
+        gained = gain_of(run, before, after)
+    return remarks(run.config, gained)

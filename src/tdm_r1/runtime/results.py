@@ -58,14 +58,14 @@ def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
 def by_prompt(evaluation: Evaluation, name: str) -> dict[tuple[str, str], float]:
     """Mean over the images of each prompt, by (tag, prompt id), of what an evaluation measures of one model.
 
-    That is the share of correct images; or the mean score, where a scorer gives no verdicts.
+    That is the share of correct images; or the mean score, for the tags whose scorer gives no verdicts.
     """
     table = evaluation.samples.select(["name", "tag", "prompt_id", "correct", "score"])
     own = [row for row in table.to_pylist() if row["name"] == name]
-    verdicts = any(row["correct"] is not None for row in own)
+    judged = {row["tag"] for row in own if row["correct"] is not None}
     found: dict[tuple[str, str], list[float]] = {}
     for row in own:
-        value = float(row["correct"] or False) if verdicts else row["score"]
+        value = float(row["correct"] or False) if row["tag"] in judged else row["score"]
         if value is not None:
             found.setdefault((row["tag"], row["prompt_id"]), []).append(value)
     return {prompt: float(np.mean(values)) for prompt, values in found.items()}

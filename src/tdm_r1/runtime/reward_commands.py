@@ -129,7 +129,8 @@ def geneval_score(
     with console.bar() as progress:
         scores = judges.score("geneval", [one.question for one in found], progress=console.track(progress))
     judges.close()
-    rows = [json.dumps(result_row(*pair)) for pair in zip(found, scores, strict=True)]
+    pairs = zip(found, scores, strict=True)
+    rows = [json.dumps(result_row(str(one.path), one.metadata, score)) for one, score in pairs]
     out.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
     console.ERR.print(str(judges.tallies[-1]), soft_wrap=True)
     console.OUT.print(f"{out}: {len(rows)} images", soft_wrap=True)

@@ -69,7 +69,8 @@ def _rewards(run: Run, task: Task) -> dict[str, float]:
     shown = {"samples": float(len(rows)), "failed": float(len(rows) - len(judged))}
     if judged:
         shown["reward_mean"] = math.fsum(row["reward"] for row in judged) / len(judged)
-        shown["correct"] = sum(bool(row["correct"]) for row in judged) / len(judged)
+        verdicts = [row["correct"] for row in judged if row["correct"] is not None]
+        shown["correct"] = sum(verdicts) / max(1, len(verdicts))
     own = Task(task.stage, task.iteration, task.shard)
     if task.variant and read_manifest(run.store, own.location) is not None:
         rewarded = aggregate(run.load(own, Rewards)[0], read_config(run.store).reward)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,13 +37,20 @@ class Row:
     sample: Sampler
 
 
+Prompt = TypeVar("Prompt")
+
+
+def spread(tags: Mapping[str, Sequence[Prompt]], count: int) -> list[Prompt]:
+    """The first prompts of each tag, at least `count` together where there are as many; as even as the tags allow."""
+    quota, largest = 1, max(map(len, tags.values()))
+    while quota < largest and sum(min(quota, len(rows)) for rows in tags.values()) < count:
+        quota += 1
+    return [prompt for rows in tags.values() for prompt in rows[:quota]]
+
+
 def held_out(prompts: PromptTable, config: RunConfig) -> list[str]:
     """Prompt ids to evaluate on, each repeated `images_per_prompt` times; as even over the tags as the split allows."""
-    tags = prompts.by_tag(config.evaluation.split)
-    quota, largest = 1, max(map(len, tags.values()))
-    while quota < largest and sum(min(quota, len(rows)) for rows in tags.values()) < config.evaluation.prompts:
-        quota += 1
-    chosen = [prompt for rows in tags.values() for prompt in rows[:quota]]
+    chosen = spread(prompts.by_tag(config.evaluation.split), config.evaluation.prompts)
     return [prompt for prompt in chosen for _ in range(config.evaluation.images_per_prompt)]
 
 
@@ -149,14 +157,21 @@ def _judged(
     config: RunConfig,
     keys: Keys,
 ) -> Outcome:
-    """Score with the first scorer, and take intervals.
+    """Score each image with the first scorer that is asked about its prompt, and take intervals.
 
     Images of one prompt are not independent, so that the intervals resample prompts.
     """
     asked = [Question(i, *table.asked(prompt)) for i, prompt in zip(images.numpy(), prompt_ids, strict=True)]
-    scores = judges.score(judges.first, asked)
+    found: dict[int, Score] = {}
+    value_of: dict[int, float | None] = {}
+    for scorer, rows in judges.first_asked(asked).items():
+        own = judges.score(scorer, [asked[row] for row in rows])
+        found |= zip(rows, own, strict=True)
+        value_of |= zip(rows, measured(own), strict=True)
+    scores = [found[row] for row in range(len(asked))]
+    values = [value_of[row] for row in range(len(asked))]
     tag_of = {prompt: table.rows[prompt]["tag"] for prompt in prompt_ids}
-    shares = shares_by_tag(prompt_ids, measured(scores), tag_of)
+    shares = shares_by_tag(prompt_ids, values, tag_of)
     seed = keys.seed("evaluation/bootstrap")
     intervals = tag_intervals(shares, resamples=config.evaluation.bootstrap, seed=seed)
     return Outcome(name, nfe, prompt_ids, images, scores, intervals)

@@ -13,7 +13,7 @@ from tdm_r1.models.progress import Progress, silent
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.rewards.ask import Question
 from tdm_r1.rewards.judges import Judges
-from tdm_r1.rewards.protocol import Score
+from tdm_r1.rewards.protocol import NOT_ASKED, Score
 
 
 def reward_scoring(
@@ -31,8 +31,8 @@ def reward_scoring(
     ]
     columns: dict[str, list[Any]] = {name: [] for name in ("scorer", "value", "parts", "detail", "error")}
     for name in judges.scorers:
-        scores = judges.score(name, questions, progress=progress)
-        check_errors(name, scores, config.reward)
+        scores = judges.score_asked(name, questions, progress=progress)
+        check_errors(name, [score for score in scores if score.error != NOT_ASKED], config.reward)
         columns["scorer"] += [name] * len(scores)
         columns["value"] += [score.value for score in scores]
         columns["parts"] += [[{"name": part, "value": value} for part, value in score.parts] for score in scores]

@@ -29,7 +29,7 @@ def rollout(
     per_shard = config.rollout.groups // config.rollout.shards
     slots = range(shard * per_shard, (shard + 1) * per_shard)
     table = PromptTable(prompts)
-    shares = config.rollout.tag_shares
+    shares = table.shares(config.rollout.tag_shares, config.rollout.world_shares)
     prompt_ids = [prompt_id for prompt_id in table.draw(slots, keys, shares) for _ in range(size)]
     groups = [slot for slot in slots for _ in range(size)]
     samples = [f"{keys.iteration:05d}-{slot:04d}-{member:03d}" for slot in slots for member in range(size)]

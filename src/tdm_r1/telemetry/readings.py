@@ -91,10 +91,12 @@ def _trained(where: Where, name: str, steps: Sequence[float]) -> list[Sample]:
 def of_scores(where: Where, scores: pa.Table, scorers: pa.Table, config: RewardConfig) -> list[Sample]:
     """Counts by scorer and reason, and the spread of the rewards."""
     from tdm_r1.rewards.aggregate import aggregate_tables
+    from tdm_r1.rewards.protocol import NOT_ASKED
 
     found = []
     for name in scorers["name"].to_pylist():
-        own = [row["error"] for row in scores.select(["scorer", "error"]).to_pylist() if row["scorer"] == name]
+        rows = scores.select(["scorer", "error"]).to_pylist()
+        own = [row["error"] for row in rows if row["scorer"] == name and row["error"] != NOT_ASKED]
         found.append(sample("scores", len(own), **where, scorer=name))
         for reason, count in Counter(reason_of(error) for error in own if error is not None).items():
             found.append(sample("scores_failed", count, **where, scorer=name, reason=reason))

@@ -38,7 +38,11 @@ class ShapesWorld:
 
 
 def open_world(name: str) -> World:
-    """The world of that name."""
+    """The world of that name; names that are joined by `+` are mixed."""
+    if "+" in name:
+        from tdm_r1.worlds.mix import MixedWorld
+
+        return MixedWorld({part: open_world(part) for part in name.split("+")})
     if name == "plane":
         from tdm_r1.worlds.plane import PlaneWorld
 

@@ -1,0 +1,1 @@
+"""Suites: any generator on a benchmark's prompts, measured by several scorers, and compared prompt by prompt."""
