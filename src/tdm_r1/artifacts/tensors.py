@@ -72,7 +72,7 @@ def scan_tensors(path: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
                 file.get_tensor(name) if stored is None else torch.empty(said.get_shape(), dtype=stored, device="meta")
             )
             found[name] = check_tensor(tensor, label, dtype).to("meta")
-            if stored not in FLOATS:
+            if stored is None or stored not in FLOATS:
                 data.seek(tensor.nbytes, os.SEEK_CUR)
             elif not all(all_finite(part, stored) for part in parts_of(data, tensor.nbytes, chunk)):
                 raise SchemaError(f"{label} has a value that is NaN or infinite")
