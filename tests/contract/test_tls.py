@@ -94,10 +94,18 @@ def test_a_certificate_of_a_named_private_authority_is_trusted(opener: Opener, t
     assert store.list("") == ["a/big", "a/manifest.json"]
 
 
-@pytest.mark.parametrize(("host", "trusted"), [("127.0.0.1", False), ("elsewhere.example", True)])
-def test_an_unknown_authority_and_another_host_are_refused_for_good(host: str, trusted: bool, opener: Opener) -> None:
+@pytest.mark.parametrize(
+    ("host", "trusted", "found", "hint"),
+    [
+        ("127.0.0.1", False, "is not trusted", "AWS_CA_BUNDLE"),
+        ("elsewhere.example", True, "is that of another host", "AWS_ENDPOINT_URL"),
+    ],
+)
+def test_an_unknown_authority_and_another_host_are_refused_and_not_called_temporary(
+    host: str, trusted: bool, found: str, hint: str, opener: Opener
+) -> None:
     store, endpoint = opener(host, trusted=trusted)
-    with pytest.raises(ConfigError, match=f"the certificate of {endpoint} is not trusted") as caught:
+    with pytest.raises(ConfigError, match=f"the certificate of {endpoint} {found}") as caught:
         store.exists("run.json")
-    assert "AWS_CA_BUNDLE" in str(caught.value.hint)
+    assert hint in str(caught.value.hint)
     assert caught.value.exit_code == 2

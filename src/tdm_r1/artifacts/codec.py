@@ -102,7 +102,7 @@ class Record:
     def scan(cls, directory: Path) -> dict[str, int | None]:
         """Check all that `read` checks and return the rows of each file, in bounded memory.
 
-        One row group and one tensor are in memory at a time, and the tables' own columns. What `check` sees
+        One batch of rows or part of a tensor is in memory at a time, and the tables' own columns. What `check` sees
         of a tensor is its shape and dtype, on the device `meta`.
         """
         values: dict[str, Any] = {}
