@@ -4,7 +4,8 @@
 
 fast: `tdm-r1 audit --fast` against SHA-256 of the same files by the same number of threads; a ratio of throughputs.
 full: the same for an audit that also reads every record piece by piece and checks it.
-processor_ratio is that of processor seconds, which other programs on a busy machine change less.
+processor_ratio is that of processor seconds, which other programs on a busy machine change less. Both are medians
+over pairs of measurements that follow each other.
 Without --root, a run of synthetic records (about 100 MB per iteration) is committed to a temporary directory.
 """
 
@@ -124,7 +125,7 @@ def seconds(call: Callable[[], Any]) -> tuple[float, float]:
 
 
 def measure(root: str, *, load: bool, threads: int, repeats: int) -> dict[str, float]:
-    """Median of interleaved repeats, after one warm-up of each; the audit must be clean."""
+    """Medians over interleaved repeats, after one warm-up of each; the audit must be clean."""
     report = audit(root, load=load, threads=threads)
     assert report.clean, report.faults
     files = [path for path in sorted(Path(root).rglob("*")) if path.is_file()]
@@ -134,15 +135,14 @@ def measure(root: str, *, load: bool, threads: int, repeats: int) -> dict[str, f
         for _ in range(repeats)
     ]
     ours, bare = (statistics.median(both[0] for both in column) for column in zip(*pairs, strict=True))
-    our_cpu, bare_cpu = (statistics.median(both[1] for both in column) for column in zip(*pairs, strict=True))
     size = sum(path.stat().st_size for path in files) / 1e6
     return {
         "MB": round(size, 1),
         "files": len(files),
         "MB_per_second": round(size / ours, 1),
         "plain_MB_per_second": round(size / bare, 1),
-        "ratio": round(bare / ours, 3),
-        "processor_ratio": round(bare_cpu / our_cpu, 3),
+        "ratio": round(statistics.median(bare[0] / ours[0] for ours, bare in pairs), 3),
+        "processor_ratio": round(statistics.median(bare[1] / ours[1] for ours, bare in pairs), 3),
     }
 
 

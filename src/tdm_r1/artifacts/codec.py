@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from tdm_r1.artifacts.foreign import refusing
-from tdm_r1.artifacts.schema import Dims, RowsSpec, TableSpec, TensorsSpec, TextSpec, check_tensor, specs_of
+from tdm_r1.artifacts.schema import Dims, RowsSpec, TableSpec, TensorsSpec, TextSpec, specs_of
 from tdm_r1.artifacts.tables import read_table, scan_table, write_table
-from tdm_r1.artifacts.tensors import open_tensors, read_tensors, tensors_of, write_tensors
+from tdm_r1.artifacts.tensors import read_tensors, scan_tensors, write_tensors
 from tdm_r1.errors import SchemaError
 
 TEXT_CHUNK: Final = 1 << 20
@@ -103,7 +102,7 @@ class Record:
     def scan(cls, directory: Path) -> dict[str, int | None]:
         """Check all that `read` checks and return the rows of each file, in bounded memory.
 
-        One row group and one tensor are in memory at a time, and the tables' own columns. What `check` sees
+        One batch of rows or part of a tensor is in memory at a time, and the tables' own columns. What `check` sees
         of a tensor is its shape and dtype, on the device `meta`.
         """
         values: dict[str, Any] = {}
@@ -115,7 +114,8 @@ class Record:
             elif isinstance(spec, TextSpec):
                 values[field] = scan_text(path)
             else:
-                values[field] = scan_tensors(path, spec)
+                assert isinstance(spec, TensorsSpec)
+                values[field] = scan_tensors(path, spec.dtype)
         return cls(**values).row_counts()
 
     def _rows_of(self, field: str) -> dict[str, tuple[RowsSpec, Tensor]]:
@@ -128,16 +128,6 @@ def row_specs(record: type[Record], dim: str) -> dict[str, RowsSpec]:
     """Return the row tensors of `record` that belong to its table of dim `dim`."""
     specs = {field.name: field.metadata["spec"] for field in fields(record)}
     return {name: s for name, s in specs.items() if isinstance(s, RowsSpec) and s.dims[0] == dim}
-
-
-def scan_tensors(path: Path, spec: Any) -> dict[str, Tensor]:
-    """Check each tensor of a file; shapes and dtypes only are kept."""
-    found = {}
-    with open_tensors(path) as file:
-        for name, tensor in tensors_of(file):
-            checked = check_tensor(tensor, f"`{path.name}`[{name!r:.80}]", spec.dtype)
-            found[name] = torch.empty(checked.shape, dtype=checked.dtype, device="meta")
-    return found
 
 
 def scan_text(path: Path) -> str:

@@ -13,8 +13,6 @@ from tdm_r1.artifacts.records import RECORDS
 from tdm_r1.artifacts.seal import canonical_json, parse_object, seal_of, take_seal
 from tdm_r1.errors import CorruptArtifactError, SchemaError
 
-HASH_CHUNK_BYTES = 1 << 20
-
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in lower-case hex."""
 
@@ -140,11 +138,8 @@ def require_known(kind: Any, version: Any) -> None:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in lower-case hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _parse_object(data: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ as much as reading bytes (`python benchmarks/audit.py` measures what is left).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from typing import Final
 
@@ -76,26 +76,27 @@ def _numpy(dtype: torch.dtype) -> np.dtype[np.generic]:
     return torch.empty(0, dtype=dtype).numpy().dtype
 
 
-def entries(column: pa.ChunkedArray, spec: RowsSpec) -> Iterator[npt.NDArray[np.generic]]:
-    """The chunks of a stored column as flat read-only arrays, without a copy."""
-    if column.null_count:
-        raise SchemaError(f"{column.null_count} rows of {spec.dtype} are null but none may be")
-    if isinstance(column.type, pa.FixedSizeBinaryType):
-        yield from flat_entries(column, _numpy(spec.dtype).name)
-    else:
-        yield from (chunk.storage.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks)
+def entries(batches: Iterable[pa.Array], spec: RowsSpec) -> Iterator[npt.NDArray[np.generic]]:
+    """The batches of a stored column as flat read-only arrays, without a copy."""
+    for batch in batches:
+        if batch.null_count:
+            raise SchemaError(f"{batch.null_count} rows of {spec.dtype} are null but none may be")
+        if isinstance(batch.type, pa.FixedSizeBinaryType):
+            yield from flat_entries([batch], _numpy(spec.dtype).name)
+        else:
+            yield batch.storage.flatten().to_numpy(zero_copy_only=False)
 
 
-def flat_entries(column: pa.ChunkedArray, dtype: str) -> Iterator[npt.NDArray[np.generic]]:
-    """The chunks of a binary column as flat read-only arrays, without a copy."""
-    for chunk in (chunk for chunk in column.chunks if len(chunk)):
-        width = chunk.type.byte_width
-        yield np.frombuffer(chunk.buffers()[1].slice(chunk.offset * width, len(chunk) * width), dtype=dtype)
+def flat_entries(batches: Iterable[pa.Array], dtype: str) -> Iterator[npt.NDArray[np.generic]]:
+    """The batches of a binary column as flat read-only arrays, without a copy."""
+    for batch in (batch for batch in batches if len(batch)):
+        width = batch.type.byte_width
+        yield np.frombuffer(batch.buffers()[1].slice(batch.offset * width, len(batch) * width), dtype=dtype)
 
 
-def fill_rows(target: Tensor, column: pa.ChunkedArray, spec: RowsSpec) -> None:
+def fill_rows(target: Tensor, batches: Iterable[pa.Array], spec: RowsSpec) -> None:
     """Copy a stored column into `target` [rows, ...]."""
     flat, start = target.reshape(-1).numpy(), 0
-    for values in entries(column, spec):
+    for values in entries(batches, spec):
         flat[start : start + len(values)] = values
         start += len(values)

@@ -156,6 +156,11 @@ def _unanswered(error: Exception, target: str, endpoint: str) -> TdmR1Error:
     from botocore import exceptions as boto
 
     kind, host = type(error).__name__, shown(endpoint)
+    if isinstance(error, boto.SSLError) and "doesn't match" in str(error):  # urllib3 says it, not OpenSSL
+        return ConfigError(
+            f"the certificate of {host} is that of another host",
+            hint="give AWS_ENDPOINT_URL the name that the server's certificate has",
+        )
     if isinstance(error, boto.SSLError) and "CERTIFICATE" in str(error).upper():
         return ConfigError(
             f"the certificate of {host} is not trusted", hint="name the file of its authority in AWS_CA_BUNDLE"

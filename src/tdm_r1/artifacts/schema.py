@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -198,16 +196,6 @@ def is_finite(value: Tensor) -> bool:
     exact = value if value.dtype in ARROW_DTYPES or value.dtype == torch.bfloat16 else value.float()
     total = exact.sum(dtype=torch.promote_types(exact.dtype, torch.float32))
     return bool(total.isfinite()) or bool(exact.isfinite().all())
-
-
-def require_finite(values: npt.NDArray[np.generic], label: str) -> None:
-    """Refuse an array with NaN or an infinity, by the same rule."""
-    if values.dtype.kind != "f":
-        return
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = values.sum(dtype=np.promote_types(values.dtype, np.float32))
-    if not np.isfinite(total) and not np.isfinite(values).all():
-        raise SchemaError(f"{label} has a value that is NaN or infinite")
 
 
 def bind_shape(value: Tensor, names: tuple[str, ...], label: str, dims: Dims) -> None:

@@ -18,15 +18,18 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from tdm_r1.artifacts.finite import all_finite
 from tdm_r1.artifacts.foreign import refusing
 from tdm_r1.artifacts.rows import entries, entry_shape, fill_rows, rows_column
-from tdm_r1.artifacts.schema import RowsSpec, TableSpec, require_finite
+from tdm_r1.artifacts.schema import RowsSpec, TableSpec
 from tdm_r1.errors import SchemaError
 
 GROUP_ROWS: Final = 256
 """Rows of a row group, at most."""
 GROUP_BYTES: Final = 16 << 20
 """Bytes of the row tensors of a row group; one row may be larger."""
+BATCH_BYTES: Final = 512 << 10
+"""Of a row tensor that are decoded at once: little enough to stay in a processor's cache while they are looked at."""
 MOST_COLUMN_BYTES: Final = 64 << 20
 """What the table's own columns of one row group may claim and hold; row tensors have their declared width."""
 FOOTER: Final = 16 << 20
@@ -44,8 +47,8 @@ class Group:
     """Its first row."""
     table: pa.Table
     """The table's own columns, strings as dictionaries."""
-    rows: Mapping[str, pa.ChunkedArray]
-    """Row tensors as they are stored."""
+    rows: Mapping[str, Iterator[pa.Array]]
+    """Row tensors as they are stored, a few rows at a time; to be read once, before the next group."""
 
 
 def write_table(
@@ -83,10 +86,10 @@ def read_table(path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> tup
         count = file.metadata.num_rows
         tensors = {name: torch.empty((count, *shapes[name]), dtype=rows[name].dtype) for name in rows}
         parts = []
-        for group in groups_of(file, spec, rows):
+        for group in groups_of(file, spec, rows, shapes):
             parts.append(group.table)
-            for name, column in group.rows.items():
-                fill_rows(tensors[name][group.start : group.start + group.table.num_rows], column, rows[name])
+            for name, batches in group.rows.items():
+                fill_rows(tensors[name][group.start : group.start + group.table.num_rows], batches, rows[name])
         return join(parts, spec), tensors
 
 
@@ -98,11 +101,12 @@ def scan_table(path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> tup
     """
     with open_table(path, spec, rows) as (file, shapes):
         count, parts = file.metadata.num_rows, []
-        for group in groups_of(file, spec, rows):
+        for group in groups_of(file, spec, rows, shapes):
             parts.append(group.table)
-            for name, column in group.rows.items():
-                for values in entries(column, rows[name]):
-                    require_finite(values, name)
+            for name, batches in group.rows.items():
+                for values in entries(batches, rows[name]):
+                    if not all_finite(values, rows[name].dtype):
+                        raise SchemaError(f"{name} has a value that is NaN or infinite")
         bare = {n: torch.empty((count, *shapes[n]), dtype=rows[n].dtype, device="meta") for n in rows}
         return join(parts, spec), bare
 
@@ -176,20 +180,27 @@ def check_claims(group: pq.RowGroupMetaData, label: str, width: Mapping[str, int
             raise SchemaError(f"{label} column {shown(name)} claims {claim} but at most {most} are expected")
 
 
-def groups_of(file: pq.ParquetFile, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> Iterator[Group]:
+def groups_of(file: pq.ParquetFile, spec: TableSpec, rows: Mapping[str, RowsSpec], shapes: Shapes) -> Iterator[Group]:
     """The row groups of an opened table; one at a time is in memory."""
     start = 0
+    height = {name: max(1, BATCH_BYTES // max(1, prod(shapes[name]) * rows[name].dtype.itemsize)) for name in rows}
     for number in range(file.num_row_groups):
         table = file.read_row_group(number, columns=list(spec.columns), use_threads=False)
         for name, column in zip(table.column_names, table.columns, strict=True):
             if (size := sum(map(spread_bytes, column.chunks))) > MOST_COLUMN_BYTES:
                 raise SchemaError(f"column {name} holds {size} bytes in one row group, more than {MOST_COLUMN_BYTES}")
-        yield Group(start, table, {name: _read_rows(file, number, name) for name in rows})
+        yield Group(start, table, {name: batches_of(file, number, name, height[name]) for name in rows})
         start += table.num_rows
 
 
-def _read_rows(file: pq.ParquetFile, group: int, name: str) -> pa.ChunkedArray:
-    return file.read_row_group(group, columns=[name], use_threads=False)[name]
+def batches_of(file: pq.ParquetFile, group: int, name: str, height: int) -> Iterator[pa.Array]:
+    """One row tensor of a row group, `height` rows at a time."""
+    count, seen = file.metadata.row_group(group).num_rows, 0
+    for batch in file.iter_batches(height, row_groups=[group], columns=[name], use_threads=False):
+        seen += batch.num_rows
+        yield batch.column(0)
+    if seen != count:
+        raise SchemaError(f"column {name} has {seen} values in a row group of {count} rows")
 
 
 def spread_bytes(values: pa.Array) -> int:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tdm_r1.artifacts.finite import FLOATS, all_finite
 from tdm_r1.artifacts.foreign import refusing
-from tdm_r1.errors import CorruptArtifactError
+from tdm_r1.artifacts.schema import check_tensor
+from tdm_r1.errors import CorruptArtifactError, SchemaError
 
+CHUNK: Final = 256 << 10
+"""Bytes that stay in a processor's cache while they are looked at; a multiple of every dtype's width."""
+DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
+    {
+        **{"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64},
+        **{"C64": torch.complex64, "BOOL": torch.bool, "U8": torch.uint8},
+        **{"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
+    }
+)
+"""By their names in a header; those of other names are checked whole."""
 MOST_HEADER_BYTES: Final = 16 << 20
 """Of names, shapes and offsets: some 100 bytes per tensor."""
 
@@ -31,6 +47,46 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     with open_tensors(path) as file:
         return {name: tensor.clone() for name, tensor in tensors_of(file)}
+
+
+def scan_tensors(path: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Check each tensor of a file as a record does, with CHUNK bytes of it in memory.
+
+    Args:
+        dtype: of each; None for any.
+
+    Returns:
+        Tensors on the device `meta`: shape and dtype without values.
+
+    Raises:
+        CorruptArtifactError: as `read_tensors`.
+        SchemaError: for another dtype, NaN or an infinity.
+    """
+    found, chunk = {}, memoryview(bytearray(CHUNK))
+    with open_tensors(path) as file, path.open("rb", buffering=0) as data:
+        data.seek(8 + int.from_bytes(data.read(8), "little"))
+        for name in file.offset_keys():  # the library has checked that one begins where the one before ends
+            said, label = file.get_slice(name), f"`{path.name}`[{name!r:.80}]"
+            stored = DTYPES.get(said.get_dtype())
+            tensor = (
+                file.get_tensor(name) if stored is None else torch.empty(said.get_shape(), dtype=stored, device="meta")
+            )
+            found[name] = check_tensor(tensor, label, dtype).to("meta")
+            if stored is None or stored not in FLOATS:
+                data.seek(tensor.nbytes, os.SEEK_CUR)
+            elif not all(all_finite(part, stored) for part in parts_of(data, tensor.nbytes, chunk)):
+                raise SchemaError(f"{label} has a value that is NaN or infinite")
+    return found
+
+
+def parts_of(data: FileIO, size: int, chunk: memoryview) -> Iterator[memoryview]:
+    """The next `size` bytes of a file, part by part in the same memory."""
+    while size:
+        part = chunk[: min(size, len(chunk))]
+        if data.readinto(part) != len(part):
+            raise CorruptArtifactError(f"`{data.name}` ends before its last tensor")
+        yield part
+        size -= len(part)
 
 
 @contextmanager

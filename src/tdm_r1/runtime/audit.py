@@ -82,10 +82,12 @@ def audit(root: str, *, load: bool = True, threads: int | None = None) -> AuditR
     with ThreadPoolExecutor(workers) as pool:
         read = dict(pool.map(lambda task: (task.location, read_one(store, task)), present))
         walk = Walk(store, keys, load, config, digests, variants, read)
-        records = tuple(pool.map(lambda task: audit_record(walk, task), present))
+        order = sorted(present, key=lambda task: claimed_bytes(read[task.location]), reverse=True)  # none is last alone
+        audited = dict(zip(order, pool.map(lambda task: audit_record(walk, task), order), strict=True))
     missing = gaps(own, [task for task in present if not task.variant])
     beside = (*damage, *misread, *missing, *strays(walk, tasks), *leftovers(store))
     total = len(own) + sum(bool(task.variant) for task in present) if config else 0
+    records = tuple(audited[task] for task in present)
     return AuditReport(root, records, beside, load, workers, time.monotonic() - clock, total)
 
 
@@ -93,6 +95,11 @@ def default_threads() -> int:
     """One per CPU that this process may use, at most 8."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, usable)
+
+
+def claimed_bytes(read: Manifest | Fault) -> int:
+    """Of the files of a record, as its manifest says."""
+    return sum(entry.size for entry in read.files.values()) if isinstance(read, Manifest) else 0
 
 
 def manifest_key(task: Task) -> str:

@@ -106,7 +106,9 @@ def as_tensor(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray | Ten
     if not isinstance(field.type, pa.FixedSizeBinaryType):
         return column
     shape, dtype = described(field)
-    return torch.from_numpy(np.concatenate([np.empty(0, dtype), *flat_entries(column, dtype)]).reshape(-1, *shape))
+    return torch.from_numpy(
+        np.concatenate([np.empty(0, dtype), *flat_entries(column.chunks, dtype)]).reshape(-1, *shape)
+    )
 
 
 def compare_texts(recorded: Path, replayed: Path, name: str) -> Difference | None:
