@@ -88,6 +88,7 @@ build/checkov/bin/checkov:
 
 golden: $(VENV)/.dev ## write the compiled pipelines and the page of metrics again; look at `git diff` afterwards
 	$(BIN)/python -m pipelines.compile
+	$(BIN)/python -m pipelines.compile --profile 8xH100 --iterations 1 --out pipelines/compiled/8xH100 block argo_loop
 	$(BIN)/python -m tdm_r1.telemetry.document docs/operations/metrics.md
 
 fuzz: $(VENV)/.dev ## damage every kind of file for FUZZ_SECONDS (600); what was found lies in .fuzz

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from images.build import IMAGES
-from tdm_r1.profiles import Pool, bytes_of, cores_of
+from tdm_r1.profiles import Pool
+from tdm_r1.quantities import bytes_of, cores_of
 from tests.contract.k8s.network import Peer, connections
 from tests.contract.k8s.rendered import OVERLAYS, ROOT, Overlay, containers, of_kind, pod_specs
 from tests.contract.k8s.schemas import VERSIONS, cluster_scoped, faults
