@@ -44,10 +44,13 @@ help: ## list the targets
 demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itself
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
 
-test: check monitoring-tools ocr-engines ## everything that CI runs
+# With the word test-images here, CI builds and runs the images as well.
+BEFORE_TESTS := check monitoring-tools ocr-engines
+
+test: $(BEFORE_TESTS) ## everything that CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 \
 	  -m "not release"
-	@echo 'not run: the tests marked `release`, which build and run the images; make test-images runs them'
+	@$(if $(filter test-images,$(BEFORE_TESTS)),,echo 'not run: the tests marked `release`, which build and run the images; make test-images runs them')
 
 test-images: container-tools $(VENV)/.dev ## build and run the images, and build one again without a cache
 	$(BIN)/python -m pytest --durations 15 tests/images tests/contract/test_image_files.py
