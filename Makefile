@@ -46,12 +46,15 @@ help: ## list the targets
 demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itself
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
 
+# With the word test-images here, CI builds and runs the images as well.
+BEFORE_TESTS := check monitoring-tools ocr-engines
+
 # Types take as long as the other preparations together: two cores do both at once.
 test: $(VENV)/.dev ## everything that CI runs
-	@$(MAKE) --no-print-directory -j 2 check monitoring-tools ocr-engines
+	@$(MAKE) --no-print-directory -j 2 $(BEFORE_TESTS)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 \
 	  -m "not release"
-	@echo 'not run: the tests marked `release`, which build and run the images; make test-images runs them'
+	@$(if $(filter test-images,$(BEFORE_TESTS)),,echo 'not run: the tests marked `release`, which build and run the images; make test-images runs them')
 
 test-images: container-tools $(VENV)/.dev ## build and run the images, and build one again without a cache
 	$(BIN)/python -m pytest --durations 15 tests/images tests/contract/test_image_files.py
@@ -96,6 +99,7 @@ build/checkov/bin/checkov:
 
 golden: $(VENV)/.dev ## write the compiled pipelines and the page of metrics again; look at `git diff` afterwards
 	$(BIN)/python -m pipelines.compile
+	$(BIN)/python -m pipelines.compile --profile 8xH100 --iterations 1 --out pipelines/compiled/8xH100 block argo_loop
 	$(BIN)/python -m tdm_r1.telemetry.document docs/operations/metrics.md
 
 fuzz: $(VENV)/.dev ## damage every kind of file for FUZZ_SECONDS (600); what was found lies in .fuzz

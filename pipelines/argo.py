@@ -10,7 +10,7 @@ from hera.workflows import Container, CronWorkflow, Parameter, Step, Steps, Work
 from hera.workflows import models as m
 
 from components.common import SCORER_IMAGE, TRAIN_IMAGE
-from pipelines.pools import PRIORITY_LABEL, PROFILE, QUEUE_LABEL, plain_environment
+from pipelines.pools import PRIORITY_LABEL, PROFILE, QUEUE_LABEL, launched, plain_environment
 from tdm_r1.profiles import Pool
 
 NAME: Final = "tdm-r1-loop"
@@ -135,7 +135,8 @@ def _containers() -> list[Container]:
 def _stage(stage: str, inputs: tuple[str, ...]) -> Container:
     values = [word for name in inputs for word in (f"--{name}", f"{{{{inputs.parameters.{name}}}}}")]
     image = SCORER_IMAGE if stage == "reward_scoring" else TRAIN_IMAGE
-    return _container(stage, image, ["stage", stage, "--root", ROOT, *values], [Parameter(name=n) for n in inputs])
+    words = launched(PROFILE.pool_of(stage), ["stage", stage, "--root", ROOT, *values])
+    return _container(stage, image, words, [Parameter(name=n) for n in inputs])
 
 
 def _next() -> Container:

@@ -1,10 +1,10 @@
-"""Write the compiled pipelines: `python -m pipelines.compile [--check] [--profile 8xH100 --out DIR]`."""
+"""Write the compiled pipelines: `python -m pipelines.compile [--check] [--profile 8xH100 --out DIR] [NAME …]`."""
 
 import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,8 @@ from pipelines.check import BrokenPipelineError, check
 
 PIPELINES: Final = ("iteration", "block", "loop", "score_only", "evaluate_only")
 """Each is a function of the module of the same name."""
+NAMES: Final = (*PIPELINES, "argo_loop", "argo_cron")
+"""Files without their ending."""
 ROOT: Final = Path(__file__).parents[1]
 COMPILED: Final = Path(__file__).parent / "compiled"
 
@@ -28,17 +30,18 @@ def compiled_text(pipeline: Any) -> str:
     return "".join(line for line in lines if not line.startswith("sdkVersion:"))
 
 
-def compile_all(lists: Mapping[str, int] | None = None) -> dict[str, str]:
-    """Compile and check every pipeline, for the profile that the environment names.
+def compile_all(lists: Mapping[str, int] | None = None, names: Collection[str] = NAMES) -> dict[str, str]:
+    """Compile and check pipelines, for the profile that the environment names.
 
     Args:
         lists: lengths of list parameters by name, for the sizes.
+        names: which of NAMES.
 
     Returns:
         YAML by file name.
     """
     texts = {}
-    for name in PIPELINES:
+    for name in (name for name in PIPELINES if name in names):
         text = compiled_text(getattr(import_module(f"pipelines.{name}"), name))
         try:
             check(text, lists)
@@ -46,7 +49,7 @@ def compile_all(lists: Mapping[str, int] | None = None) -> dict[str, str]:
             raise BrokenPipelineError(f"{name}: {error}") from error
         texts[f"{name}.yaml"] = text
     argo: dict[str, str] = import_module("pipelines.argo").compiled_texts()
-    return texts | argo
+    return texts | {file: text for file, text in argo.items() if file.removesuffix(".yaml") in names}
 
 
 def stale(texts: Mapping[str, str], directory: Path) -> list[str]:
@@ -72,24 +75,33 @@ def _compare(files: Mapping[Path, Mapping[str, str]]) -> int:
     return 1 if changed else 0
 
 
-def main() -> int:
-    """Write the files, or with --check only compare them; 1 means that some would change, 2 that one is refused."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all without any: {', '.join(NAMES)}")
     parser.add_argument("--check", action="store_true", help="write nothing, fail if a file would change")
     parser.add_argument("--out", type=Path, default=COMPILED, help="directory of the YAML files")
     parser.add_argument("--profile", help="name of a profile, or a TOML file; TDM_R1_PROFILE without it")
     parser.add_argument("--iterations", type=int, help="iterations per block; TDM_R1_BLOCK_ITERATIONS without it")
     parser.add_argument("--shards", type=int, help="shards that `run.json` has; the sizes are checked for them")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Write the files, or with --check only compare them; 1 means that some would change, 2 that one is refused."""
+    given = _parser().parse_args()
+    if unknown := sorted(set(given.names) - set(NAMES)):
+        print(f"error: there is no pipeline `{unknown[0]}`\n\nhint: they are {', '.join(NAMES)}", file=sys.stderr)
+        return 2
     chosen = {"TDM_R1_PROFILE": given.profile, "TDM_R1_BLOCK_ITERATIONS": given.iterations}
     os.environ.update({name: str(value) for name, value in chosen.items() if value is not None})
     try:
         lists = {"shards": given.shards, "iterations": given.iterations}
-        files = {given.out: compile_all({name: count for name, count in lists.items() if count is not None})}
+        lengths = {name: count for name, count in lists.items() if count is not None}
+        files = {given.out: compile_all(lengths, given.names or NAMES)}
     except BrokenPipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if given.out == COMPILED:
+    if given.out == COMPILED and not given.names:
         files[ROOT / "docs/operations"] = import_module("pipelines.stages").pages(files[COMPILED])
     if given.check:
         return _compare(files)

@@ -1,6 +1,7 @@
 """Machines: apply the profile to a task."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, Final
 
 from kfp import dsl, kubernetes
@@ -29,6 +30,12 @@ PROFILE: Final = chosen_profile()
 """Read once, when the pipelines are compiled: KFP takes timeouts, labels and volumes as literals only."""
 
 
+def launched(pool: Pool, words: Sequence[str]) -> list[str]:
+    """Words of `tdm-r1` that start a stage in as many processes as its pool has."""
+    several = ["launch", "--nproc-per-node", str(pool.processes)] if pool.processes > 1 else []
+    return [*several, *words]
+
+
 def placed(task: dsl.PipelineTask, pool: PoolName | None = None) -> dsl.PipelineTask:
     """Place a task on its stage's pool, or on another.
 
@@ -38,6 +45,7 @@ def placed(task: dsl.PipelineTask, pool: PoolName | None = None) -> dsl.Pipeline
     machine = PROFILE.pool_of(stage) if pool is None else PROFILE.pool(pool)
     task.set_caching_options(False)
     record_image(task)
+    task.container_spec.args = launched(machine, task.container_spec.args)
     _resources(task, machine)
     _scheduling(task, machine)
     _pod(task)

@@ -45,7 +45,8 @@ def stages_page() -> str:
         HEAD + _table(("stage", "reads", "commits", "files", "exit codes"), [_io_row(stage) for stage in STAGES]),
         "Judged again by another reward (`docs/adr/0008-variants.md`):\n\n"
         + _table(("command", "reads", "commits"), _variant_rows()),
-        "## Machines\n\nOf one pod, by profile (`src/tdm_r1/profiles.py`): cores, memory, devices, longest time.\n\n"
+        "## Machines\n\nOf one pod, by profile (`src/tdm_r1/profiles.py`): cores, memory, devices, processes if "
+        "several, longest time.\n\n"
         + _table(("stage", "pool", *PROFILES), [_machine_row(stage, profiles) for stage in [*STAGES, "next"]]),
         "## Where pods may go\n\n" + _table(_POOL_COLUMNS, [row for p in profiles for row in _pool_rows(p)]),
         "## Pipelines\n\n" + "\n\n".join(f"`{name}`\n\n![{name}]({name}.svg)" for name in DRAWN),
@@ -103,7 +104,8 @@ def _machine_row(stage: str, profiles: list[Profile]) -> tuple[str, ...]:
 
 def _machine(pool: Pool, seconds: int) -> str:
     devices = f", {pool.accelerators} × `{pool.accelerator}`" if pool.accelerators else ""
-    return f"{pool.cpu}, {pool.memory}{devices}, {seconds / 3600:g} h"
+    several = f", {pool.processes} processes" if pool.processes > 1 else ""
+    return f"{pool.cpu}, {pool.memory}{devices}{several}, {seconds / 3600:g} h"
 
 
 def _pool_rows(profile: Profile) -> list[tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """What a cluster gives to each stage: frozen, unknown keys refused, documented under the field.
 
-A profile is a function that returns a complete `Profile`, as a preset is for `RunConfig`. It never enters `run.json`:
-where a stage runs changes no result. A file of your own starts from a profile that is named here:
+A profile is a function that returns a complete `Profile`, as a preset is for `RunConfig`. It never enters `run.json`.
+A file of your own starts from a profile that is named here:
 
     extends = "1xA100"
     [pools.scoring]
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
@@ -22,13 +21,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from tdm_r1.config import Count, NonNegative, Positive, Section
 from tdm_r1.errors import ConfigError
+from tdm_r1.quantities import Bytes, Cores, Name, bytes_of
 
-Cores = Annotated[str, Field(pattern=r"^[1-9][0-9]*m?$")]
-"""Kubernetes' notation: `4`, or `500m` for half a core."""
-Bytes = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Ki|Mi|Gi|Ti)$")]
-"""Kubernetes' notation with a binary unit: `16Gi`."""
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
-"""Name of a Kubernetes object."""
 PoolName = Literal["rollout", "update", "scoring", "control"]
 
 POOL_OF: Final[Mapping[str, PoolName]] = MappingProxyType(
@@ -70,7 +64,9 @@ class Pool(Section):
     memory: Bytes
     """Request and limit alike: a stage over its memory is killed, not its neighbour."""
     accelerators: Count = 0
-    """Whole devices per pod. A stage uses one; a distributed one would use all of them."""
+    """Whole devices per pod. One process uses one of them."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Of a training stage in one pod (`tdm-r1 launch`), each with a device of its own; only in `update`."""
     accelerator: str = "nvidia.com/gpu"
     """Resource name of a device."""
     shared_memory: Bytes | None = None
@@ -93,7 +89,9 @@ class Pool(Section):
     """Price of one pod's share of a machine, in any currency; none leaves costs out."""
 
     @model_validator(mode="after")
-    def _shared_memory_fits(self) -> Pool:
+    def _amounts_agree(self) -> Pool:
+        if 0 < self.accelerators < self.processes:
+            raise ValueError(f"processes={self.processes} share accelerators={self.accelerators}; each needs its own")
         if self.shared_memory and bytes_of(self.shared_memory) >= bytes_of(self.memory):
             raise ValueError(
                 f"shared_memory={self.shared_memory} is counted against memory={self.memory}, and fills it"
@@ -110,6 +108,13 @@ class Pools(Section):
     """Black-box rewards, on CPUs."""
     control: Pool = Pool(cpu="500m", memory="1Gi", scratch="1Gi", timeout_seconds=900)
     """What only looks at the run directory and decides."""
+
+    @model_validator(mode="after")
+    def _only_training_is_shared(self) -> Pools:
+        for name in ("rollout", "scoring", "control"):
+            if (found := getattr(self, name).processes) > 1:
+                raise ValueError(f"{name} has processes={found}, but only the stages of `update` train in several")
+        return self
 
 
 class Secret(Section):
@@ -170,25 +175,12 @@ class Profile(Section):
         return self.pool(POOL_OF.get(stage, "control"))
 
     def pool(self, name: PoolName) -> Pool:
-        pools = self.pools
-        return {"rollout": pools.rollout, "update": pools.update, "scoring": pools.scoring, "control": pools.control}[
-            name
-        ]
+        of = self.pools
+        return {"rollout": of.rollout, "update": of.update, "scoring": of.scoring, "control": of.control}[name]
 
     def timeout_of(self, stage: str) -> int:
         """Seconds after which a pod of a stage is stopped."""
         return self.timeouts.get(stage, self.pool_of(stage).timeout_seconds)
-
-
-def bytes_of(quantity: str) -> int:
-    """`16Gi` → 17179869184."""
-    factor = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[quantity[-2:]]
-    return int(quantity[:-2]) * factor
-
-
-def cores_of(quantity: str) -> Decimal:
-    """`500m` → 0.5."""
-    return Decimal(quantity[:-1]) / 1000 if quantity.endswith("m") else Decimal(quantity)
 
 
 _GPU_TAINT: Final = Toleration(key="nvidia.com/gpu")
@@ -226,12 +218,14 @@ def one_a100() -> Profile:
 
 
 def eight_h100() -> Profile:
-    """A node of eight devices: eight shards roll out at once, one device each, and an update has one device."""
-    share = {"cpu": "20", "memory": "200Gi", "shared_memory": "32Gi", "scratch": "200Gi", "timeout_seconds": 2 * 3600}
-    gpu = _accelerated(**share)
+    """A node of eight devices: eight shards roll out at once, one device each; an update has all, one per process."""
+    share = {"cpu": "20", "memory": "200Gi", "shared_memory": "32Gi", "scratch": "200Gi"}
+    node = {"cpu": "160", "memory": "1600Gi", "shared_memory": "256Gi", "scratch": "1600Gi"}
+    rollout = _accelerated(**share, timeout_seconds=2 * 3600)
+    update = _accelerated(**node, timeout_seconds=2 * 3600, accelerators=8, processes=8)
     return Profile(
         name="8xH100",
-        pools=Pools(rollout=gpu, update=gpu, scoring=_scoring(cpu="16", memory="64Gi")),
+        pools=Pools(rollout=rollout, update=update, scoring=_scoring(cpu="16", memory="64Gi")),
         timeouts={"distill_base": 2 * _DAY},
         shards_at_once=8,
     )

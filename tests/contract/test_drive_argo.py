@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+from pipelines.compile import COMPILED
 from tests.argo_server import ArgoServer, argo_server
 from tests.drive_support import QUICK, begun, committing, uncommitted
 from tests.http_server import Answer, Request
@@ -63,6 +65,26 @@ def test_a_failed_workflow_is_submitted_again_and_its_pod_is_named(
         assert tdm_r1(*arguments(server, root, "block")) == 0
         assert len(server.submitted) == 2
     assert "failed; child failed; rollout(0): exit code 75" in capsys.readouterr().err
+
+
+def test_a_template_that_splits_a_group_is_refused_with_the_numbers(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = begun(finished, tmp_path / "run")
+    template = yaml.safe_load((COMPILED / "8xH100/argo_loop.yaml").read_text())
+    pods = template["spec"]["templates"]
+    template["spec"]["templates"] = [pod for pod in pods if pod["name"] != "distill-base"]
+
+    def eight(request: Request) -> Answer | None:
+        return Answer(template) if request.path.endswith("/loop") else None
+
+    with argo_server(committing(finished), LOOP, fault=eight) as server:
+        assert tdm_r1(*arguments(server, root, "loop")) == 2
+        assert server.submitted == []
+    error = capsys.readouterr().err
+    parts = "4 groups by surrogate.microbatch_groups=2 are 2 parts"
+    assert f"`surrogate_update` is to run in 8 processes, expected at most 2: {parts}" in error
+    assert "\n\nhint: start fewer processes" in error
 
 
 @pytest.mark.parametrize(

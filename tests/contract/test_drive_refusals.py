@@ -20,6 +20,9 @@ def test_check_submits_nothing_and_takes_no_lease(finished: Path, tmp_path: Path
         assert (server.bodies, sorted(tree(root))) == ([], ["run.json"])
 
 
+EIGHT = str(Path(BLOCK).parent / "8xH100" / "block.yaml")
+
+
 class Case:
     """Bad input: what is changed, and what is said of it."""
 
@@ -48,6 +51,9 @@ CASES = {
     "what is not JSON": Case("is not JSON", server={"fault": lambda _: Answer("hello", kind="text/plain")}),
     "no access": Case("refused access with 401", server={"fault": lambda _: Answer({"message": "no token"}, 401)}),
     "another server": Case("has no KFP API", server={"fault": lambda _: Answer({"message": "not here"}, 404)}),
+    "more processes than parts": Case(
+        "`distill_base` is to run in 8 processes, expected a divisor of 4", "--pipeline", EIGHT, pipeline=False
+    ),
     "a budget without prices": Case("--budget needs prices", "--budget", "10"),
 }
 

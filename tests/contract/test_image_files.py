@@ -18,6 +18,7 @@ from images import pins
 from images.build import IMAGES, pinned_base
 from images.engine import Engine, ImageError, find_engine
 from images.locks import CUDA
+from images.wheelhouse import requirements
 from pipelines.launchers import Containers
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +110,17 @@ def test_a_containerfile_takes_the_base_of_the_pins_unless_told_otherwise(name: 
     assert f"ARG BASE={base['name']}\n" in text
     assert re.findall(r"^FROM (\S+)", text, re.MULTILINE) == ["${BASE}", "${BASE}", "libraries", "libraries"]
     assert re.search(r"^USER 65532:0$", text, re.MULTILINE)
+
+
+def test_each_pin_is_downloaded_once_and_each_version_of_a_library() -> None:
+    texts = [(FOLDER / name / "requirements.lock").read_text(encoding="utf-8") for name in CLOSURES]
+    first, *others = requirements(texts)
+    assert len(others) == 1, "only the torch of the GPU image and what comes with it differ"
+    found = re.findall(r"^([a-z0-9-]+==\S+) ", first + others[0], re.MULTILINE)
+    assert sorted(found) == sorted(
+        {f"{pin}=={version}" for name in CLOSURES for pin, (version, _) in locked(name).items()}
+    )
+    assert (first + others[0]).count("--hash=") == len({h for text in texts for h in re.findall(r"--hash=\S+", text)})
 
 
 def program(folder: Path, name: str, text: str) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from images.build import IMAGES
-from tdm_r1.profiles import Pool, bytes_of, cores_of
+from tdm_r1.profiles import Pool
+from tdm_r1.quantities import bytes_of, cores_of
 from tests.contract.k8s.network import Peer, connections
 from tests.contract.k8s.rendered import OVERLAYS, ROOT, Overlay, containers, of_kind, pod_specs
 from tests.contract.k8s.schemas import VERSIONS, cluster_scoped, faults
@@ -164,6 +165,7 @@ def test_the_quota_takes_what_the_profile_runs_at_once(overlay: Overlay) -> None
     """All shards and the evaluation of the base, with the pods that orchestrator and overlay add."""
     pools, count = overlay.profile.pools, overlay.profile.shards_at_once
     rows = [(pool.cpu, pool.memory, count) for pool in (pools.rollout, pools.scoring)]
+    rows.append((pools.update.cpu, pools.update.memory, 1))
     beside = overlay.one("LimitRange")["spec"]["limits"][0]["default"]
     others = [(beside["cpu"], beside["memory"], count + 1), (pools.rollout.cpu, pools.rollout.memory, 1)]
     servers = [one for one in overlay.team + overlay.driver if one["kind"] in ("Deployment", "Job")]
@@ -174,7 +176,7 @@ def test_the_quota_takes_what_the_profile_runs_at_once(overlay: Overlay) -> None
     assert cores_of(hard["limits.cpu"]) >= max(map(cores, rows)) + sum(map(cores, others))
     assert bytes_of(hard["limits.memory"]) >= max(map(memory, rows)) + sum(map(memory, others))
     assert int(hard["pods"]) >= 3 * count + len(others)
-    devices = pools.rollout.accelerators * (count + 1)
+    devices = pools.rollout.accelerators + max(pools.rollout.accelerators * count, pools.update.accelerators)
     assert int(hard.get("requests.nvidia.com/gpu", 0)) >= min(devices, 16)
 
 

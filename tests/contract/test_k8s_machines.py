@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from pipelines.pools import PRIORITY_LABEL, QUEUE_LABEL
-from tdm_r1.profiles import Pool, bytes_of, cores_of
+from tdm_r1.profiles import Pool
+from tdm_r1.quantities import bytes_of, cores_of
 from tests.contract.k8s.rendered import OVERLAYS, Object, Overlay, containers, of_kind, pod_specs
 from tests.support import tdm_r1, tree
 
@@ -170,9 +171,10 @@ def test_all_nodes_of_a_trainjob_fit_into_its_queue_and_are_machines_of_the_upda
         assert job["metadata"]["labels"][PRIORITY_LABEL] == pool.priority
         trainer, ref = job["spec"]["trainer"], job["spec"]["runtimeRef"]
         assert (ref["kind"], ref["name"]) == ("TrainingRuntime", runtime["metadata"]["name"])
-        assert int(limits[pool.accelerator]) == trainer["numProcPerNode"] * pool.accelerators
-        assert cores_of(limits["cpu"]) == cores_of(pool.cpu) * trainer["numProcPerNode"]
-        assert bytes_of(limits["memory"]) == bytes_of(pool.memory) * trainer["numProcPerNode"]
+        assert trainer["numProcPerNode"] == pool.processes
+        assert int(limits[pool.accelerator]) == pool.accelerators
+        assert cores_of(limits["cpu"]) == cores_of(pool.cpu)
+        assert bytes_of(limits["memory"]) == bytes_of(pool.memory)
         assert int(quota[pool.accelerator]) >= int(limits[pool.accelerator]) * trainer["numNodes"]
         assert cores_of(quota["cpu"]) >= cores_of(limits["cpu"]) * trainer["numNodes"]
         assert bytes_of(quota["memory"]) >= bytes_of(limits["memory"]) * trainer["numNodes"]

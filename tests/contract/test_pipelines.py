@@ -49,10 +49,14 @@ def argument(ir: dict[str, Any], text: str) -> None:
     ir["deploymentSpec"]["executors"]["exec-rollout"]["container"]["args"].append(text)
 
 
-@pytest.mark.parametrize("hash_seed", ["0", "1"])
-def test_compiling_again_gives_the_committed_files(hash_seed: str) -> None:
+EIGHT = ["--profile", "8xH100", "--iterations", "1", "--out", "pipelines/compiled/8xH100", "block", "argo_loop"]
+"""The files of which `make golden` keeps those for another profile: a node of several processes."""
+
+
+@pytest.mark.parametrize(("hash_seed", "more"), [("0", []), ("1", EIGHT)], ids=["1xA100", "8xH100"])
+def test_compiling_again_gives_the_committed_files(hash_seed: str, more: list[str]) -> None:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("TDM_R1_")}
-    command = [sys.executable, "-m", "pipelines.compile", "--check"]
+    command = [sys.executable, "-m", "pipelines.compile", "--check", *more]
     result = subprocess.run(
         command, cwd=ROOT, env={**clean, "PYTHONHASHSEED": hash_seed}, check=False, capture_output=True, text=True
     )
@@ -187,7 +191,8 @@ def test_scoring_again_asks_for_every_shard_of_every_iteration_and_for_no_device
     ("arguments", "complaint"),
     [
         (["--profile", "9xB200"], "there is no profile `9xB200`"),
-        (["--shards", "64"], "use fewer shards, or fewer iterations per run"),
+        (["--shards", "64", "block"], "use fewer shards, or fewer iterations per run"),
+        (["blok"], "there is no pipeline `blok`"),
     ],
 )
 def test_what_cannot_run_is_refused_before_a_file_is_written(

@@ -25,7 +25,7 @@ from tdm_r1.errors import ConfigError
 from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.world import ALONE
 from tdm_r1.presets import resolve
-from tdm_r1.runtime.distributed import require_fit
+from tdm_r1.runtime.dealing import require_fit
 from tdm_r1.runtime.layout import Task
 from tests.support import content, differing, once, settings
 from tests.support import tdm_r1 as command

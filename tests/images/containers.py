@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +99,21 @@ def build(name: str, *, fresh: bool = False) -> Image:
 
 
 def built(names: Sequence[str]) -> dict[str, Image]:
-    """The images by name; what has not changed since the last time comes from the cache of layers."""
-    with locked():
-        ensure_base()
-        subprocess.run([sys.executable, "-m", "images.wheelhouse", *names, *wheel_options()], cwd=ROOT, check=True)
-        return {name: build(name) for name in names}
+    """The images by name; what has not changed since the last time comes from the cache of layers.
+
+    The first is built alone, for it makes the layers that all share; then two at a time.
+    """
+    with locked(), ThreadPoolExecutor(2) as pool:
+        wheels = pool.submit(download_wheels, names)
+        pool.submit(ensure_base).result()
+        wheels.result()
+        first, *others = names
+        return {first: build(first), **dict(zip(others, pool.map(build, others), strict=True))}
+
+
+def download_wheels(names: Sequence[str]) -> None:
+    """Fill the wheelhouse; what lies there already is only hashed."""
+    subprocess.run([sys.executable, "-m", "images.wheelhouse", *names, *wheel_options()], cwd=ROOT, check=True)
 
 
 def wheel_options() -> list[str]:

@@ -10,7 +10,8 @@ import pytest
 from tdm_r1 import profiles
 from tdm_r1.config import Section
 from tdm_r1.errors import ConfigError
-from tdm_r1.profiles import POOL_OF, PROFILES, Pool, Profile, bytes_of, cores_of, open_profile
+from tdm_r1.profiles import POOL_OF, PROFILES, Pool, Profile, open_profile
+from tdm_r1.quantities import bytes_of, cores_of
 from tdm_r1.runtime.layout import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,8 @@ def test_a_storage_without_a_secret_has_none(tmp_path: Path) -> None:
         ("[pools.scoring]\ncpus = '4'", "`pools.scoring.cpus` in `.*` is refused: Extra inputs"),
         ("[pools.scoring]\nmemory = '16GB'", "`pools.scoring.memory` in"),
         ("[pools.update]\nshared_memory = '96Gi'", "shared_memory=96Gi is counted against memory=96Gi"),
+        ("[pools.update]\nprocesses = 4", "processes=4 share accelerators=1; each needs its own"),
+        ("[pools.scoring]\nprocesses = 2", "scoring has processes=2, but only the stages of `update` train in several"),
         ("[timeouts]\nroll = 5", "timeouts has 'roll', but the stages are encode_prompts"),
         ("[security]\nuser = 0", "`security.user` in"),
         ("[pools.scoring]\ntolerations = [{key = 'a', operator = 'Equal'}]", "Equal needs a value"),

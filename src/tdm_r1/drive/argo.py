@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tdm_r1.console import printable
 from tdm_r1.drive.http import Api, NotThereError, TakenError
-from tdm_r1.drive.package import PARAMETERS
+from tdm_r1.drive.package import PARAMETERS, processes_in
 from tdm_r1.drive.scheduler import Block, Status
 from tdm_r1.errors import ConfigError
 
@@ -34,6 +34,7 @@ class Argo:
     namespace: str
     service_account: str = ""
     _takes: frozenset[str] = field(default=frozenset(PARAMETERS), init=False)
+    processes: Mapping[str, int] = field(default_factory=dict, init=False)
 
     def check(self) -> None:
         if not self.namespace:
@@ -50,7 +51,7 @@ class Argo:
                 f"there is no WorkflowTemplate `{self.template}` in namespace `{self.namespace}`",
                 hint=f"it has {printable(', '.join(sorted(names))) or 'none'}; a missing namespace looks the same",
             ) from error
-        self._takes = self._parameters_of(template)
+        self._takes, self.processes = self._parameters_of(template), processes_in(template)
 
     def find(self, name: str) -> str | None:
         try:

@@ -24,6 +24,7 @@ from tdm_r1.drive.rules import Rules
 from tdm_r1.drive.scheduler import Scheduler
 from tdm_r1.errors import ConfigError, TdmR1Error
 from tdm_r1.profiles import POOL_OF, open_profile
+from tdm_r1.runtime.dealing import require_all_fit
 from tdm_r1.runtime.run_file import read_config
 from tdm_r1.telemetry.outlets import Outlets
 
@@ -71,6 +72,7 @@ def drive_run(
     config = read_config(store)
     scheduler = open_scheduler(target)
     scheduler.check()
+    require_all_fit(scheduler.processes, config)
     if only_check:
         console.OUT.print(f"{target.endpoint} takes blocks of {root}", soft_wrap=True)
         return

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tdm_r1.console import printable
 from tdm_r1.drive.http import Api, NotThereError
-from tdm_r1.drive.package import PARAMETERS, Package, taken_parameters
+from tdm_r1.drive.package import PARAMETERS, Package, processes_in, taken_parameters
 from tdm_r1.drive.scheduler import Block, Status
 from tdm_r1.errors import ConfigError
 
@@ -41,6 +41,7 @@ class Kfp:
     _experiment_id: str = field(default="", init=False)
     _reference: dict[str, str] = field(default_factory=dict, init=False)
     _takes: frozenset[str] = field(default=frozenset(PARAMETERS), init=False)
+    processes: Mapping[str, int] = field(default_factory=dict, init=False)
 
     def check(self) -> None:
         multi_user = self._healthy()
@@ -51,7 +52,7 @@ class Kfp:
             )
         self._require_namespace()
         if self.package is not None:
-            self._takes = self.package.takes
+            self._takes, self.processes = self.package.takes, self.package.processes
         else:
             self._find_pipeline()
 
@@ -145,7 +146,11 @@ class Kfp:
                 hint="leave --pipeline-version out for the newest",
             )
         spec = versions[0].get("pipeline_spec") or {}
-        self._takes = taken_parameters(spec.get("pipeline_spec", spec), f"pipeline `{self.pipeline_name}`")
+        pipeline = spec.get("pipeline_spec", spec)
+        self._takes, self.processes = (
+            taken_parameters(pipeline, f"pipeline `{self.pipeline_name}`"),
+            processes_in(pipeline),
+        )
         self._reference = {"pipeline_id": pipeline, "pipeline_version_id": str(versions[0]["pipeline_version_id"])}
 
 

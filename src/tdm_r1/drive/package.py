@@ -12,6 +12,8 @@ from tdm_r1.errors import ConfigError
 PARAMETERS: Final[Mapping[str, str]] = {"root": "STRING", "start": "NUMBER_INTEGER", "shards": "LIST"}
 """What the driver passes, with the types of KFP."""
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+LAUNCHED: Final = ["launch", "--nproc-per-node"]
+"""How a container begins that starts a stage in several processes; the number follows."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Package:
     def body(self) -> Mapping[str, Any]:
         """As `pipeline_spec` of a run wants it."""
         return {"pipeline_spec": self.pipeline, "platform_spec": self.platform} if self.platform else self.pipeline
+
+    @property
+    def processes(self) -> Mapping[str, int]:
+        """In how many processes a stage of it is started, by stage; those in one are left out."""
+        return processes_in(self.pipeline)
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -76,6 +83,20 @@ def taken_parameters(pipeline: Mapping[str, Any], what: str) -> frozenset[str]:
     if more:
         raise ConfigError(f"{what} needs {', '.join(more)} too, which the driver does not pass", hint=hint)
     return frozenset(given) & frozenset(PARAMETERS)
+
+
+def processes_in(node: Any) -> dict[str, int]:
+    """Processes by stage, of every container that starts `tdm-r1 launch`."""
+    found: dict[str, int] = {}
+    if isinstance(node, Mapping):
+        words = node.get("args")
+        if isinstance(words, list) and words[:2] == LAUNCHED and "stage" in words[3:-1]:
+            return {str(words[words.index("stage") + 1]): int(words[2])}
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            found |= processes_in(value)
+    return found
 
 
 def queues_in(node: Any) -> Iterator[str]:

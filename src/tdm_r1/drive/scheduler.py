@@ -37,6 +37,10 @@ class Scheduler(Protocol):
     def check(self) -> None:
         """Refuse, before anything is submitted, what could not run: pipeline, namespace, access."""
 
+    @property
+    def processes(self) -> Mapping[str, int]:
+        """In how many processes the pipeline starts a stage, by stage; known after `check`."""
+
     def find(self, name: str) -> str | None:
         """The identifier of the run with this name, or None."""
 

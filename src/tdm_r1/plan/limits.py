@@ -12,7 +12,8 @@ from typing import Final
 from tdm_r1.artifacts.tables import GROUP_ROWS
 from tdm_r1.config import RunConfig
 from tdm_r1.plan.costs import Costs, samples
-from tdm_r1.profiles import Profile, bytes_of
+from tdm_r1.profiles import Profile
+from tdm_r1.quantities import bytes_of
 from tdm_r1.runtime.layout import Task, iteration_tasks
 
 FILE_FIXED: Final = 3_000

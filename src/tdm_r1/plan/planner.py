@@ -14,6 +14,7 @@ from tdm_r1.plan.costs import Costs, require_same_model
 from tdm_r1.plan.limits import Limit, limits, pods
 from tdm_r1.plan.simulate import Cluster, Outcome, ideal, percentiles, repeats, simulate
 from tdm_r1.profiles import POOL_OF, PoolName, Profile
+from tdm_r1.runtime.dealing import require_all_fit
 from tdm_r1.runtime.layout import STAGES, Task, iteration_tasks, once_tasks
 
 Orchestrator = Literal["kfp", "argo"]
@@ -116,9 +117,11 @@ def make_plan(config: RunConfig, profile: Profile, measured: Costs, setting: Set
     """Plan a run.
 
     Raises:
-        ConfigError: when the costs are those of another network, or a number of pods is out of range.
+        ConfigError: when the costs are those of another network, a number of pods is out of range, or the work of a
+            stage cannot be dealt among the processes of the profile.
     """
     require_same_model(measured, config)
+    require_all_fit({stage: profile.pool_of(stage).processes for stage in STAGES}, config)
     costs = faster(measured, {"rollout": setting.gpu_speed, "update": setting.gpu_speed, "scoring": setting.cpu_speed})
     cluster, block = cluster_of(profile, setting), min(setting.block, config.iterations)
     numbers, count = range(1, block + 1), repeats(config, block, setting.events)

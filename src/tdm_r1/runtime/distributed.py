@@ -23,9 +23,10 @@ from torch import Tensor
 
 from tdm_r1 import console
 from tdm_r1.config import RunConfig
-from tdm_r1.errors import ConfigError, TdmR1Error, TemporaryError
+from tdm_r1.errors import TdmR1Error, TemporaryError
 from tdm_r1.models.world import ALONE, World
-from tdm_r1.runtime.layout import TRAINED, Task, check, window
+from tdm_r1.runtime.dealing import require_fit
+from tdm_r1.runtime.layout import Task
 
 BUCKET: Final = 1 << 26
 """Numbers that are sent at once."""
@@ -114,51 +115,6 @@ def claim_device() -> None:
     """Take the device that is this process's own on its machine."""
     if dist.is_torchelastic_launched() and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-
-
-def require_fit(task: Task, config: RunConfig, size: int) -> None:
-    """Refuse a number of processes among which the work of a stage cannot be dealt.
-
-    Raises:
-        ConfigError: for a stage that one process does, or for more processes than parts of an optimizer step.
-    """
-    check(task, config)
-    if task.stage not in TRAINED:
-        raise ConfigError(
-            f"`{task.stage}` was started in {size} processes, but one does it",
-            hint=f"start it without torchrun; the stages for torchrun are {', '.join(TRAINED)}",
-        )
-    count, knobs = _parts(task, config)
-    whole = task.stage == "distill_base"
-    if size > count or (whole and count % size):
-        wanted = f"a divisor of {count}" if whole else f"at most {count}"
-        raise ConfigError(
-            f"`{task.stage}` was started in {size} processes, expected {wanted}: {knobs}", hint=_smaller(task.stage)
-        )
-
-
-def _parts(task: Task, config: RunConfig) -> tuple[int, str]:
-    """Into how many parts an optimizer step can be dealt, and which knobs say so."""
-    if task.stage == "distill_base":
-        count = config.distill.batch // config.sampler.steps or 1
-        return count, f"distill.batch={config.distill.batch} is {count} trajectories for each of the sampler's steps"
-    if task.stage == "surrogate_update":
-        section = config.surrogate
-        groups = min(section.minibatch_groups, config.rollout.groups * len(window(task.iteration, config)))
-        count = -(-groups // section.microbatch_groups)
-        return count, f"{groups} groups by surrogate.microbatch_groups={section.microbatch_groups} are {count} parts"
-    rows = min(config.generator.minibatch, config.rollout.groups * config.rollout.group_size)
-    count = -(-rows // config.generator.microbatch)
-    return count, f"{rows} trajectories by generator.microbatch={config.generator.microbatch} are {count} parts"
-
-
-def _smaller(stage: str) -> str:
-    knob = {
-        "distill_base": "distill.batch, a multiple of sampler.steps times the processes",
-        "surrogate_update": "a smaller surrogate.microbatch_groups: a group is never split",
-        "generator_update": "a smaller generator.microbatch",
-    }[stage]
-    return f"start fewer processes (--nproc-per-node), or begin a run with {knob}"
 
 
 @contextmanager
