@@ -25,7 +25,7 @@ from tdm_r1.models.backbone import Backbone, Weights
 from tdm_r1.models.checkpoints import NO_CHECKPOINTS, Checkpoints
 from tdm_r1.models.distiller import Batch, Student, effective, estimates, fake_loss, replay, teacher_queries
 from tdm_r1.models.levels import Step, dealt_steps, own_levels, shared_noise, steps
-from tdm_r1.models.metrics import MetricLog
+from tdm_r1.models.metrics import MetricLog, by_sigma, work
 from tdm_r1.models.optimizer import RoleOptimizer
 from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.progress import Progress, silent
@@ -128,7 +128,13 @@ class _Trainer:
                     raise NumericalError("fake/loss", update, hint="lower generator.fake.optimizer.learning_rate")
                 fake.backward(result.loss * (len(rows) / total))
                 self.log.add(update, "fake", {"loss": float(result.loss.detach()), "error": float(result.score_error)})
-        self.log.add_once(update, "fake", {"gradient_norm": fake.step(update)})
+                self.log.add(update, "fake", by_sigma("error", result.errors, result.levels))
+        done = self.work(total * self.section.fake_updates)
+        self.log.add_once(update, "fake", {"gradient_norm": fake.step(update), **done})
+
+    def work(self, rows: int) -> dict[str, float]:
+        """Of one update on all ranks; turns of the fake score are averaged in the log, so each names the sum of all."""
+        return work(rows, self.samples.states[:, 0], self.table.empty)
 
     def reward_queries(
         self, student: Student, batch: Batch, groups: list[int], surrogate: Weights, *counters: int
@@ -164,7 +170,7 @@ class _Trainer:
             for step in self.chosen_steps("generator", update, number):
                 batch, groups = self.batch(rows, step)
                 self._accumulate(batch, groups, generator, fake, surrogate, update, len(rows) / total)
-        self.log.add_once(update, "generator", {"gradient_norm": generator.step(update)})
+        self.log.add_once(update, "generator", {"gradient_norm": generator.step(update), **self.work(total)})
 
     def _accumulate(
         self,
@@ -203,6 +209,7 @@ class _Trainer:
                 "cfg": float(result.cfg_error),
                 "kl": float(result.kl_error),
                 "reward": float(result.reward_error),
+                **by_sigma("loss", result.loss.detach()[None], torch.tensor([batch.step.sigma])),
             },
         )
 
