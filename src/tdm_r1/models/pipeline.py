@@ -173,7 +173,7 @@ class PipelineBackbone(ABC):
         return dict(self._base)
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Condition, weights: Weights) -> Tensor:
-        given = Condition(self._cast(condition.sequence), condition.pooled.to(self._device))
+        given = Condition(self._cast(condition.sequence), condition.pooled)
         call = self._arguments(self._cast(x), sigma.to(self._device), given)
         mixed = self._config.autocast == "bfloat16"
         with torch.autocast(self._device.type, torch.bfloat16) if mixed else nullcontext():
