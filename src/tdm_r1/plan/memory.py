@@ -115,9 +115,7 @@ def memory_plan(config: RunConfig, processes: int = 1) -> MemoryPlan:
     Raises:
         ConfigError: for a base whose shapes are not known here, or that has no blocks.
     """
-    if config.model.backbone == "plane" or config.model.autocast != "none":
-        what = "the plane has no blocks" if config.model.backbone == "plane" else "torch.autocast has no meta device"
-        raise ConfigError(f"the memory of `{config.preset}` cannot be planned: {what}", hint="plan another preset")
+    require_countable(config)
     base = shapes_of(config.model)
     adapters = {"generator": config.model.adapter, "fake": config.fake_adapter, "surrogate": config.surrogate_adapter}
     roles = {role: trained(adapter, base.base) for role, adapter in adapters.items()}
@@ -133,6 +131,17 @@ def memory_plan(config: RunConfig, processes: int = 1) -> MemoryPlan:
         prompt_bytes=FLOAT * base.prompt_floats,
         stages=(sizes.rollout(), sizes.distill(), sizes.surrogate(), sizes.generator()),
     )
+
+
+def require_countable(config: RunConfig) -> None:
+    """Refuse what has no network that the meta device runs.
+
+    Raises:
+        ConfigError: for the plane, and for autocast.
+    """
+    if config.model.backbone == "plane" or config.model.autocast != "none":
+        what = "the plane has no blocks" if config.model.backbone == "plane" else "torch.autocast has no meta device"
+        raise ConfigError(f"the memory of `{config.preset}` cannot be planned: {what}", hint="plan another preset")
 
 
 @dataclass(frozen=True)

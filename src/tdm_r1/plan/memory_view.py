@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tdm_r1.config import RunConfig
-from tdm_r1.plan.memory import GB, GPUS, USED, MemoryPlan, StageMemory, memory_plan
+from tdm_r1.plan.memory import GB, GPUS, USED, MemoryPlan, StageMemory, memory_plan, require_countable
 from tdm_r1.presets import replace
 
 HEADS = (
@@ -18,6 +18,7 @@ HEADS = (
 
 def planned(config: RunConfig, processes: int) -> list[MemoryPlan]:
     """The run as configured, and with gradient checkpointing the other way round."""
+    require_countable(config)
     other = replace(config.model, {"checkpointing": not config.model.checkpointing})
     both = [config, config.model_copy(update={"model": other})]
     return [memory_plan(one, processes) for one in sorted(both, key=lambda c: c.model.checkpointing)]
