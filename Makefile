@@ -97,10 +97,11 @@ build/checkov/bin/checkov:
 	$(PYTHON) -m venv build/checkov
 	build/checkov/bin/python -m pip install --quiet $(PIP_ARGS) 'checkov>=3.3,<4'
 
-golden: $(VENV)/.dev ## write the compiled pipelines and the page of metrics again; look at `git diff` afterwards
+golden: $(VENV)/.dev ## write compiled pipelines and made pages again; look at `git diff` afterwards
 	$(BIN)/python -m pipelines.compile
 	$(BIN)/python -m pipelines.compile --profile 8xH100 --iterations 1 --out pipelines/compiled/8xH100 block argo_loop
 	$(BIN)/python -m tdm_r1.telemetry.document docs/operations/metrics.md
+	$(BIN)/python -m tdm_r1.plan.document docs/memory_tables.md
 
 fuzz: $(VENV)/.dev ## damage every kind of file for FUZZ_SECONDS (600); what was found lies in .fuzz
 	mkdir -p .fuzz/corpus

@@ -138,11 +138,18 @@ def init(root: Root, preset: str = "shapes_cpu", set_: Set = None) -> None:
     console.OUT.print(f"{root}/run.json", soft_wrap=True)
 
 
-def _config(preset: str | None, pairs: list[str] | None) -> RunConfig | None:
+def _config(preset: str | None, pairs: list[str] | None, memory_gb: float | None = None) -> RunConfig | None:
     """The configuration of a new run, or None to resume the run that stands at the root."""
     if preset is None and not pairs:
+        if memory_gb is not None:
+            raise ConfigError("--memory-gb is for a new run", hint="its run.json says which microbatches it has")
         return None
-    return presets.resolve(preset or "shapes_cpu", parse_overrides(pairs))
+    config = presets.resolve(preset or "shapes_cpu", parse_overrides(pairs))
+    if memory_gb is None:
+        return config
+    from tdm_r1.plan.fit import fitted
+
+    return fitted(config, memory_gb)
 
 
 @app.command()
@@ -151,6 +158,7 @@ def run(
     preset: Annotated[str | None, typer.Option(help="Preset of a new run; none resumes the root.")] = None,
     set_: Set = None,
     isolate: Annotated[bool, typer.Option(help="One process per stage, as a cluster does.")] = False,
+    memory_gb: Annotated[float | None, typer.Option(help="Of a new run: pick microbatches that fit.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; nothing is done or fetched.")] = False,
     metrics_port: MetricsPort = "",
     pushgateway: PushgatewayUrl = "",
@@ -160,7 +168,7 @@ def run(
     from tdm_r1.runtime.command import run_loop
     from tdm_r1.telemetry.outlets import Outlets
 
-    config = _config(preset, set_)
+    config = _config(preset, set_, memory_gb)
     if dry_run:
         show(root, config)
     elif root is None:

@@ -70,6 +70,12 @@ class ModelConfig(Section):
     """Tokens of a prompt for T5 or the language model, longer ones are cut; 0 is the pipeline's own number."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """In which the frozen base is held and computed; roles, optimizers, latents and losses stay in float32."""
+    autocast: Literal["none", "bfloat16"] = "none"
+    """With bfloat16 a float32 base computes matrix products so, and norms and sums in float32 (torch.autocast)."""
+    checkpointing: bool = False
+    """Keep the inputs of each block only, and run it again in the backward pass: less memory, a third more work."""
+    decode_batch: Positive = 64
+    """Images per decoder call; a fixed partition, so part of the last bits."""
     adapter: AdapterConfig = AdapterConfig()
     """How a role differs from the base."""
     fake_adapter: AdapterConfig | None = None
@@ -79,6 +85,10 @@ class ModelConfig(Section):
     def _plane_is_merged(self) -> ModelConfig:
         if self.backbone == "plane" and self.adapter.application == "factored":
             raise ValueError("adapter.application is `factored`, but the plane has no modules to adapt")
+        if self.backbone == "plane" and (self.checkpointing or self.autocast != "none"):
+            raise ValueError("checkpointing and autocast are of networks with blocks, and the plane has none")
+        if self.autocast != "none" and self.dtype != "float32":
+            raise ValueError(f"autocast is for a base held in float32, and dtype is `{self.dtype}`")
         return self
 
 

@@ -30,6 +30,7 @@ SD35_MEDIUM = ModelConfig(
     resolution=512,
     max_tokens=128,
     dtype="bfloat16",
+    decode_batch=16,
 )
 Z_IMAGE_TURBO = ModelConfig(
     backbone="z_image",
@@ -37,6 +38,8 @@ Z_IMAGE_TURBO = ModelConfig(
     revision="f332072aa78be7aecdf3ee76d5c247082da564a6",
     resolution=1024,
     dtype="bfloat16",
+    checkpointing=True,
+    decode_batch=16,
     adapter=AdapterConfig(targets=("to_q", "to_k", "to_v", "to_out.0")),
 )
 Z_IMAGE = Z_IMAGE_TURBO.model_copy(

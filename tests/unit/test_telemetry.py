@@ -11,12 +11,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from tdm_r1.artifacts.records import PromptSet
 from tdm_r1.errors import ConfigError, NumericalError
+from tdm_r1.models.metrics import by_sigma
 from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.layout import Task, all_tasks
 from tdm_r1.runtime.observe import Observer
-from tdm_r1.runtime.record_samples import failure_of, run_label, where_of
+from tdm_r1.runtime.record_samples import failure_of, run_label, samples_of, where_of
 from tdm_r1.runtime.run import open_run
 from tdm_r1.telemetry.board import Board, sample
 from tdm_r1.telemetry.document import page
@@ -190,3 +193,36 @@ def test_a_gateway_that_is_away_is_mentioned_once_and_left_alone_for_a_while() -
     time.sleep(0.3)
     assert not gateway.add("job", {"run": "a-0"}, shown)
     assert len(said) == 2
+
+
+def test_a_loss_is_published_for_each_range_of_noise_levels() -> None:
+    errors, levels = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0.1, 0.5, 0.7, 1.0], dtype=torch.float64)
+    binned = by_sigma("error", errors, levels)
+    assert binned == {"error/0-0.25": 1.0, "error/0.5-0.75": 3.0, "error/0.75-1": 8.0}
+    rows = [{"name": f"fake/{name}", "value": value} for name, value in binned.items()]
+    found = {sample.labels: sample.value for sample in of_training(WHERE, rows)}
+    place = ("a-0", "surrogate_update", "fake", "error")
+    assert found == {(*place, "0-0.25"): 1.0, (*place, "0.5-0.75"): 3.0, (*place, "0.75-1"): 8.0}
+
+
+def test_images_and_tokens_by_seconds_are_those_that_the_configuration_trains_on(finished: Path) -> None:
+    run = open_run(str(finished))
+    config, section = run.config, run.config.generator
+    _, height, width = run.backbone.latent_shape
+    words = run.load(Task("encode_prompts"), PromptSet)[0].embeddings["sequence"].shape[1]
+    for task, images in (
+        (
+            Task("generator_update", 2),
+            section.minibatch * section.steps_per_trajectory * section.updates * (1 + section.fake_updates),
+        ),
+        (Task("surrogate_update", 1), config.surrogate.minibatch_groups * config.rollout.group_size),
+    ):
+        manifest = run.manifest(task)
+        found = {s.name: s.value for s in samples_of(run.store, config, "a-0", task, manifest)}
+        rows = pq.read_table(finished / task.location / "metrics.parquet").to_pylist()
+        steps = {row["step"] for row in rows if row["name"].endswith("gradient_norm")}
+        assert steps
+        assert found["tdm_r1_stage_images"] == images
+        patches = 1 if (height, width) == (1, 1) else height * width // 4
+        expected = images * (patches + words) / manifest.provenance.seconds
+        assert found["tdm_r1_stage_tokens_per_second"] == pytest.approx(expected)

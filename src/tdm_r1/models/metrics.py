@@ -6,10 +6,40 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import pyarrow as pa
+from torch import Tensor
 
+from tdm_r1.models.backbone import Condition
 from tdm_r1.models.world import ALONE, World
+
+SIGMA_BINS: Final = ("0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1")
+"""Noise levels; a bin holds its lower edge, and the last one 1 too."""
+
+
+def by_sigma(term: str, values: Tensor, sigma: Tensor) -> dict[str, float]:
+    """Means of a term over the samples of each bin that has any, as `term/0.25-0.5`.
+
+    Args:
+        values: [N].
+        sigma: [N] in 0..1.
+    """
+    number = (sigma * len(SIGMA_BINS)).long().clamp(0, len(SIGMA_BINS) - 1).tolist()
+    found: dict[str, list[float]] = {}
+    for place, value in sorted(zip(number, values.tolist(), strict=True), key=lambda pair: pair[0]):
+        found.setdefault(f"{term}/{SIGMA_BINS[place]}", []).append(value)
+    return {name: math.fsum(own) / len(own) for name, own in found.items()}
+
+
+def work(rows: int, latent: Tensor, condition: Condition) -> dict[str, float]:
+    """Images and tokens that one optimizer step passes through the trained network; a token is a patch or a word.
+
+    Args:
+        latent: [N, C, H, W]; every network here sees patches of 2×2, a plane's point counts as one.
+    """
+    patches = max(1, latent.shape[-1] // 2) * max(1, latent.shape[-2] // 2)
+    return {"images": float(rows), "tokens": float(rows * (patches + condition.sequence.shape[1]))}
 
 
 @dataclass

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -18,9 +19,8 @@ from tdm_r1.errors import ConfigError
 from tdm_r1.models.backbone import Condition, Weights
 from tdm_r1.models.factored import applied, shares_of
 from tdm_r1.models.quiet import quiet_loading
+from tdm_r1.models.recompute import Recompute
 
-DECODE_BATCH = 64
-"""Images per decoder call; a fixed partition, so part of the last bits."""
 ENCODE_BATCH = 64
 """Prompts per text encoder call."""
 INDEX = "model_index.json"
@@ -68,9 +68,20 @@ class PipelineBackbone(ABC):
                 f"`{folder}` holds a {found}, but model.backbone is `{self._config.backbone}`, a {self.pipeline}",
                 hint="set model.backbone to the one of this pipeline, or model.source to a pipeline of this backbone",
             )
-        transformer = self._part(self.transformer, "transformer")
+        self._hold(self._part(self.transformer, "transformer"))
+
+    @classmethod
+    def around(cls, network: Any, config: ModelConfig, device: str) -> Self:
+        """A backbone of a network that is there, without a folder: it has a velocity and nothing else."""
+        found = cls.__new__(cls)
+        found._config, found._device, found._dtype = config, torch.device(device), getattr(torch, config.dtype)
+        found._hold(network)
+        return found
+
+    def _hold(self, transformer: Any) -> None:
         self._transformer: torch.nn.Module = transformer
         self._base = {name: parameter.detach() for name, parameter in transformer.named_parameters()}
+        self._recompute = Recompute(transformer) if self._config.checkpointing else None
 
     @property
     def _loading(self) -> dict[str, Any]:
@@ -162,17 +173,22 @@ class PipelineBackbone(ABC):
         return dict(self._base)
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Condition, weights: Weights) -> Tensor:
-        given = Condition(self._cast(condition.sequence), condition.pooled.to(self._device))
+        given = Condition(self._cast(condition.sequence), condition.pooled)
         call = self._arguments(self._cast(x), sigma.to(self._device), given)
-        shares = shares_of(weights, len(x))
+        mixed = self._config.autocast == "bfloat16"
+        with torch.autocast(self._device.type, torch.bfloat16) if mixed else nullcontext():
+            return self._velocity(self._forward(call, weights, len(x)), x).to(x)
+
+    def _forward(self, call: dict[str, Any], weights: Weights, count: int) -> Any:
+        """What the transformer returns first, with a role in place of the base's weights or beside them."""
+        shares = shares_of(weights, count)
+        given = {} if shares is not None else {name: self._cast(weight) for name, weight in weights.items()}
+        if self._recompute is not None:
+            self._recompute.role(given, shares)
         if shares is not None:
             with applied(self._transformer, shares):
-                output = self._transformer(**call)[0]
-        elif not weights:
-            output = self._transformer(**call)[0]
-        else:
-            output = functional_call(self._transformer, {n: self._cast(w) for n, w in weights.items()}, (), call)[0]
-        return self._velocity(output, x).to(x)
+                return self._transformer(**call)[0]
+        return functional_call(self._transformer, given, (), call)[0] if given else self._transformer(**call)[0]
 
     def _cast(self, value: Tensor) -> Tensor:
         return value.to(self._device, self._dtype)
@@ -193,7 +209,7 @@ class PipelineBackbone(ABC):
         decode: Callable[..., tuple[Tensor]] = self._vae.decode
         parts = [
             decode(chunk.contiguous(memory_format=torch.channels_last), return_dict=False)[0].clamp(-1, 1)
-            for chunk in scaled.split(DECODE_BATCH)
+            for chunk in scaled.split(self._config.decode_batch)
         ]
         return torch.cat(parts).to(latents)
 

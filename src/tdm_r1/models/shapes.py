@@ -38,6 +38,18 @@ PUBLISHED: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     }
 )
 """`transformer/config.json` of published bases, where it differs from the class's own defaults."""
+PUBLISHED_VAE: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "latent_channels": 16,
+        "block_out_channels": (128, 256, 512, 512),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 2,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }
+)
+"""`vae/config.json` of SD3, FLUX.1 and Z-Image, what shapes follow from."""
 DOWNLOAD_BYTES: Final[Mapping[str, int]] = MappingProxyType(
     {SD35_MEDIUM: 16_300_000_000, Z_IMAGE_TURBO: 32_800_000_000, Z_IMAGE: 20_500_000_000}
 )
@@ -95,7 +107,18 @@ def shapes_of(config: ModelConfig) -> Shapes:
     return Shapes(base, (channels, side, side), (pixels, pixels, 3), _prompt_floats(config, folder, base))
 
 
+def prompt_shapes(config: ModelConfig) -> tuple[int, int, int]:
+    """Tokens of the longest prompt, the width of one, and that of the pooled embedding. Nothing is fetched."""
+    folder = _local(config)
+    return _prompt_shapes(config, folder, _parameters(_network(config, folder)))
+
+
 def _prompt_floats(config: ModelConfig, folder: Path | None, base: Mapping[str, Tensor]) -> int:
+    tokens, width, pooled = _prompt_shapes(config, folder, base)
+    return tokens * width + pooled
+
+
+def _prompt_shapes(config: ModelConfig, folder: Path | None, base: Mapping[str, Tensor]) -> tuple[int, int, int]:
     """SD3 joins CLIP's tokens and T5's; without T5 there are none of the latter."""
     kind = pipeline_backbone(config.backbone)
     token, pooled = WIDTHS[config.backbone]
@@ -103,7 +126,7 @@ def _prompt_floats(config: ModelConfig, folder: Path | None, base: Mapping[str, 
     if config.backbone == "sd3":
         t5 = folder is None or "text_encoder_3" not in kind.absent(folder)
         tokens = _clip_tokens(folder) + (tokens if t5 else 0)
-    return tokens * base[token].shape[1] + (base[pooled].shape[1] if pooled else 1)
+    return tokens, base[token].shape[1], base[pooled].shape[1] if pooled else 1
 
 
 def _clip_tokens(folder: Path | None) -> int:
@@ -132,12 +155,39 @@ def _vae_scale(folder: Path | None) -> int:
 
 
 def _network(config: ModelConfig, folder: Path | None) -> Any:
+    return network_of(config, _stated(config, folder))
+
+
+def _stated(config: ModelConfig, folder: Path | None) -> Mapping[str, Any]:
+    return PUBLISHED[config.source] if folder is None else _read(folder / "transformer" / "config.json")
+
+
+def network_of(config: ModelConfig, stated: Mapping[str, Any]) -> Any:
+    """The transformer of a `transformer/config.json`, on the meta device: shapes, no data."""
     import diffusers
 
-    stated = PUBLISHED[config.source] if folder is None else _read(folder / "transformer" / "config.json")
     kind = getattr(diffusers, pipeline_backbone(config.backbone).transformer)
     with torch.device("meta"), quiet_loading():
         return kind.from_config(dict(stated))
+
+
+def stated_network(config: ModelConfig) -> dict[str, Any]:
+    """`transformer/config.json` of a base, where it differs from its class. Nothing is fetched.
+
+    Raises:
+        ConfigError: as `skeleton`.
+    """
+    return dict(_stated(config, _local(config)))
+
+
+def decoder_of(config: ModelConfig) -> Any:
+    """The autoencoder of a base, on the meta device; published ones of these families share one shape."""
+    import diffusers
+
+    folder = _local(config)
+    stated = PUBLISHED_VAE if folder is None else _read(folder / "vae" / "config.json")
+    with torch.device("meta"), quiet_loading():
+        return diffusers.AutoencoderKL.from_config(dict(stated))
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -30,6 +30,10 @@ class FakeScore:
     """[] mean squared error to the target velocity, unweighted."""
     teacher_error: Tensor
     """[] mean squared distance to the teacher's velocity."""
+    errors: Tensor
+    """[N] of which `score_error` is the mean."""
+    levels: Tensor
+    """[N] the levels it was asked at."""
 
 
 def min_snr_weight(sigma: Level, gamma: float) -> Level:
@@ -77,7 +81,8 @@ def fake_score_loss(
     if importance_N is not None:
         weight_N = weight_N * importance_N.detach().to(score_N).clamp_max(importance_clip)
     loss = (weight_N * score_N + teacher_weight * teacher_N).mean()
-    return FakeScore(loss, score_N.detach().mean(), teacher_N.detach().mean())
+    sigma_N = sigma.to(score_N) if isinstance(sigma, Tensor) else torch.full_like(score_N, sigma)
+    return FakeScore(loss, score_N.detach().mean(), teacher_N.detach().mean(), score_N.detach(), sigma_N.detach())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ class Orchestrators(StrEnum):
 
 
 def plan(
+    name: Annotated[str | None, typer.Argument(metavar="PRESET", help="The same as --preset.")] = None,
     preset: Annotated[str, typer.Option(help="Preset that will run.")] = "shapes_cpu",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Set a knob, as for `run`: a.b=VALUE.")] = None,
     profile: Annotated[str, typer.Option(help="Cluster: a name, or a .toml file that extends one.")] = "smoke",
@@ -29,13 +30,18 @@ def plan(
     gpu_speed: Annotated[float, typer.Option(min=0.001, help="Rollouts and updates: times faster than measured.")] = 1,
     cpu_speed: Annotated[float, typer.Option(min=0.001, help="Scoring: times faster than measured.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
+    memory: Annotated[bool, typer.Option("--memory", help="Memory and FLOPs per stage, and what fits.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="With --memory: over which DeepSpeed shards.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """Plan a run: seconds, bytes, pods, cost and limits; exit code 1 when a limit would be broken."""
-    from tdm_r1.plan.command import plan_run
+    from tdm_r1.plan.command import plan_memory, plan_run
     from tdm_r1.plan.planner import Setting
     from tdm_r1.presets import parse_overrides
 
+    if memory:
+        plan_memory(name or preset, parse_overrides(set_), processes, as_json=as_json)
+        return
     setting = Setting(
         orchestrator=orchestrator.value,
         rollout_pods=rollout_pods,
@@ -49,5 +55,5 @@ def plan(
         cpu_speed=cpu_speed,
         seed=seed,
     )
-    if not plan_run(preset, parse_overrides(set_), profile, costs, setting, as_json=as_json):
+    if not plan_run(name or preset, parse_overrides(set_), profile, costs, setting, as_json=as_json):
         raise typer.Exit(1)

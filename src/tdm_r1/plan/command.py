@@ -38,6 +38,21 @@ def plan_run(
     return not plan.broken
 
 
+def plan_memory(preset: str, overrides: Mapping[str, Any], processes: int, *, as_json: bool) -> None:
+    """Print what the stages of a run need of memory, and what fits on which GPU, as Markdown or JSON.
+
+    Raises:
+        ConfigError: for an unknown preset or knob, and for a base whose shapes are not known here.
+    """
+    from tdm_r1.plan import memory_view
+
+    config = presets.resolve(preset, overrides)
+    if as_json:
+        print(json.dumps(memory_view.as_json(config, processes), indent=1))
+    else:
+        print(memory_view.markdown(config, processes))
+
+
 def costs_of(root: str | None) -> Costs:
     """Those of a run, or the shipped ones."""
     if root is None:

@@ -26,6 +26,14 @@ def show_plan(config: RunConfig) -> None:
         line = ", ".join(f"{name} {number:,}" for name, number in numbers.items())
         console.OUT.print(f"{title}: {line}", soft_wrap=True)
     console.OUT.print(f"stored in all: {size(found.total_bytes)} before compression and pruning", soft_wrap=True)
+    rows = {
+        "decoder": config.model.decode_batch,
+        "rollout": config.rollout.microbatch,
+        "surrogate": config.surrogate.microbatch_groups * config.rollout.group_size,
+        "generator": config.generator.microbatch,
+    }
+    line = ", ".join(f"{name} {count:,}" for name, count in rows.items())
+    console.OUT.print(f"rows of one call, at most: {line}", soft_wrap=True)
     if found.download == 0:
         fetched = "nothing, the base is here"
     else:

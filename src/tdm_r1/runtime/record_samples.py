@@ -61,7 +61,9 @@ def samples_of(store: Store, config: RunConfig, run: str, task: Task, manifest: 
     elif task.stage == "evaluation":
         found += readings.of_evaluation(where, _table(store, task, manifest, "metrics.parquet").to_pylist())
     elif "metrics.parquet" in manifest.files:
-        found += readings.of_training(where, _table(store, task, manifest, "metrics.parquet").to_pylist())
+        rows = _table(store, task, manifest, "metrics.parquet").to_pylist()
+        found += readings.of_training(where, rows)
+        found += readings.of_work(where, rows, manifest.provenance.seconds)
     return found
 
 

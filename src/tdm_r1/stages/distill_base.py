@@ -14,7 +14,7 @@ from tdm_r1.models.backbone import Backbone
 from tdm_r1.models.checkpoints import NO_CHECKPOINTS, Checkpoints
 from tdm_r1.models.distiller import Batch, effective, fake_loss, replay, teacher_directions, teacher_queries
 from tdm_r1.models.levels import steps
-from tdm_r1.models.metrics import MetricLog
+from tdm_r1.models.metrics import MetricLog, by_sigma, work
 from tdm_r1.models.optimizer import RoleOptimizer
 from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.progress import Progress
@@ -80,7 +80,8 @@ class _Trainer:
                 raise NumericalError("fake/loss", step, hint="lower distill.fake.optimizer.learning_rate")
             fake.backward(result.loss / (len(batches) * self.log.world.size))
             self.log.add(step, "fake", {"loss": float(result.loss.detach()), "error": float(result.score_error)})
-        self.log.add_once(step, "fake", {"gradient_norm": fake.step(step)})
+            self.log.add(step, "fake", by_sigma("error", result.errors, result.levels))
+        self.log.add_once(step, "fake", {"gradient_norm": fake.step(step), **self.work(batches)})
 
     def train_generator(self, step: int, batches: list[Batch], generator: RoleOptimizer, fake: RoleOptimizer) -> None:
         fake_weights = effective(self.fake_adapter, fake.params)
@@ -98,7 +99,12 @@ class _Trainer:
                 raise NumericalError("generator/loss", step, hint="lower distill.generator.learning_rate")
             generator.backward(result.loss / (len(batches) * self.log.world.size))
             self.log.add(step, "generator", {"kl": float(result.kl_error), "cfg": float(result.cfg_error)})
-        self.log.add_once(step, "generator", {"gradient_norm": generator.step(step)})
+        self.log.add_once(step, "generator", {"gradient_norm": generator.step(step), **self.work(batches)})
+
+    def work(self, batches: list[Batch]) -> dict[str, float]:
+        """Of all ranks: each has as many rows."""
+        rows = sum(len(batch.x) for batch in batches) * self.log.world.size
+        return work(rows, batches[0].x, batches[0].condition)
 
 
 def distill_base(

@@ -36,7 +36,7 @@ from tdm_r1.models.distiller import (
     teacher_queries,
 )
 from tdm_r1.models.levels import Step, dealt_steps, own_levels, shared_noise, steps
-from tdm_r1.models.metrics import MetricLog
+from tdm_r1.models.metrics import MetricLog, by_sigma, work
 from tdm_r1.models.optimizer import RoleOptimizer
 from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.progress import Progress, silent
@@ -154,7 +154,13 @@ class _Trainer:
                     raise NumericalError("fake/loss", update, hint="lower generator.fake.optimizer.learning_rate")
                 fake.backward(result.loss * (len(rows) / total))
                 self.log.add(update, "fake", {"loss": float(result.loss.detach()), "error": float(result.score_error)})
-        self.log.add_once(update, "fake", {"gradient_norm": fake.step(update)})
+                self.log.add(update, "fake", by_sigma("error", result.errors, result.levels))
+        done = self.work(total * self.section.fake_updates)
+        self.log.add_once(update, "fake", {"gradient_norm": fake.step(update), **done})
+
+    def work(self, rows: int) -> dict[str, float]:
+        """Of one update on all ranks; turns of the fake score are averaged in the log, so each names the sum of all."""
+        return work(rows, self.samples.states[:, 0], self.table.empty)
 
     def student(self, batch: Batch, weights: Weights) -> Student:
         """What the directions reach: one replayed step, or all of them back from the final image."""
@@ -196,7 +202,7 @@ class _Trainer:
             for step in self.chosen_steps("generator", update, number):
                 batch, groups = self.batch(rows, step)
                 self._accumulate(batch, groups, generator, fake, surrogate, update, len(rows) / total)
-        self.log.add_once(update, "generator", {"gradient_norm": generator.step(update)})
+        self.log.add_once(update, "generator", {"gradient_norm": generator.step(update), **self.work(total)})
 
     def _accumulate(
         self,
@@ -235,6 +241,7 @@ class _Trainer:
                 "cfg": float(result.cfg_error),
                 "kl": float(result.kl_error),
                 "reward": float(result.reward_error),
+                **by_sigma("loss", result.loss.detach()[None], torch.tensor([batch.step.sigma])),
             },
         )
 

@@ -17,7 +17,7 @@ from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone, Condition
 from tdm_r1.models.checkpoints import NO_CHECKPOINTS, Checkpoints
 from tdm_r1.models.levels import Step, shared_noise, steps
-from tdm_r1.models.metrics import MetricLog
+from tdm_r1.models.metrics import MetricLog, by_sigma, work
 from tdm_r1.models.optimizer import RoleOptimizer
 from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.progress import Progress, silent
@@ -140,6 +140,7 @@ def _microbatch_loss(
         "drifted_fraction": float(preference.drifted_fraction),
         "pair_accuracy": pair_accuracy(reference_error - error.detach(), batch),
         "error": float(error.detach().mean()),
+        **by_sigma("error", error.detach(), query.level),
     }
 
 
@@ -215,7 +216,8 @@ def _train(
                 optimizer.backward(loss * (len(rows) / sum(map(len, chunks)) / section.draws))
                 log.add(update, "surrogate", values)
         if chunks:
-            log.add_once(update, "surrogate", {"gradient_norm": optimizer.step(update)})
+            done = work(sum(map(len, chunks)) * section.draws, window.states[:, 0], table.empty)
+            log.add_once(update, "surrogate", {"gradient_norm": optimizer.step(update), **done})
         checkpoints.offer(update + 1, lambda: _state({ROLE: optimizer.tensors()}, optimizer, log))
 
 

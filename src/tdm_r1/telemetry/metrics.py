@@ -28,7 +28,9 @@ LABELS: Final[Mapping[str, str]] = MappingProxyType(
         "gate": "`ratio` (PPO's clip) or `drift`",
         "split": "`window`: trained on just now; `new`: not yet",
         "model": "row of the evaluation: `teacher`, `teacher-4`, `tdm`, `surrogate`, `tdm-r1`",
-        "of": "`process`, `children` (scoring processes) or `cuda`",
+        "sigma": "range of noise levels: `0-0.25`, `0.25-0.5`, `0.5-0.75`, `0.75-1`; of the generator's loss, "
+        "where its step begins",
+        "of": "of memory: `process`, `children` (scoring processes) or `cuda`; of work: `images` or `tokens`",
         "event": "what the driver tells its webhook: `submitted`, `progress`, `rule`, `succeeded`, `failed`; "
         "and `unanswered`, a request that the scheduler did not answer",
     }
@@ -70,8 +72,11 @@ STAGE: Final = (
     _stage("seconds", "What the newest record took, loading and committing included.", "seconds"),
     _stage("queue_seconds", "From the newest parent's end to this stage's start, by their two clocks.", "seconds"),
     _stage("committed_bytes", "Size of the newest record.", "bytes"),
-    _stage("images", "Images of the newest record, sampled or scored.", "images"),
+    _stage("images", "Images of the newest record: sampled, scored or passed through what is trained.", "images"),
     _stage("images_per_second", "Images by seconds.", "images per second"),
+    _stage(
+        "tokens_per_second", "Patches and words that passed through what is trained, by seconds.", "tokens per second"
+    ),
     _stage("memory_peak_bytes", "Largest resident memory since the process began.", "bytes", "of"),
     _stage("failed", "1 from a failed attempt until one succeeds.", "1", "reason"),
     _stage("not_finite", "1 from an attempt that met NaN or infinity until one succeeds.", "1", "term"),
@@ -92,6 +97,8 @@ TRAINING: Final = (
     _trained("gradient_norm", "Gradient norm before the clip, mean over the steps.", "1", "role"),
     _trained("gradient_norm_max", "Largest of them.", "1", "role"),
     _trained("loss", "A term of a loss, mean over the steps.", "1", "role", "term"),
+    _trained("loss_by_sigma", "The same over samples of a range of noise levels.", "1", "role", "term", "sigma"),
+    _trained("trained", "Images, and patches and words of them, that were trained on.", "1", "role", "of"),
     _trained("gate_closed_ratio", "Share of samples whose gradient a gate set to 0.", "ratio", "gate"),
     _trained("surrogate_drift", "D: mean squared velocity distance from the base.", "1"),
     _trained("surrogate_pair_accuracy_ratio", "Share of pairs of a group that it orders rightly.", "ratio", "split"),

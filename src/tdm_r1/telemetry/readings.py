@@ -21,6 +21,7 @@ Where = Mapping[str, str]
 """Labels `run`, `stage` and, of a sharded stage, `shard`."""
 
 ROLES: Final = ("surrogate", "generator", "fake")
+WORK: Final = ("images", "tokens")
 SPLITS: Final = {"surrogate/pair_accuracy": "window", "surrogate/held_out_accuracy": "new"}
 GATES: Final = {"surrogate/clipped_fraction": "ratio", "surrogate/drifted_fraction": "drift"}
 OWN_NAMES: Final = {
@@ -74,6 +75,19 @@ def of_training(where: Where, rows: Iterable[Mapping[str, Any]]) -> list[Sample]
     return [found for name, steps in values.items() for found in _trained(where, name, steps)]
 
 
+def of_work(where: Where, rows: Iterable[Mapping[str, Any]], seconds: float) -> list[Sample]:
+    """Images and tokens that a training stage passed through the networks it trains, by its whole duration."""
+    totals = dict.fromkeys(WORK, 0.0)
+    for row in rows:
+        if (unit := row["name"].rpartition("/")[2]) in totals:
+            totals[unit] += row["value"]
+    return [
+        sample("stage_images", totals["images"], **where),
+        sample("stage_images_per_second", totals["images"] / max(seconds, 1e-9), **where),
+        sample("stage_tokens_per_second", totals["tokens"] / max(seconds, 1e-9), **where),
+    ]
+
+
 def _trained(where: Where, name: str, steps: Sequence[float]) -> list[Sample]:
     value, (role, _, term) = mean(steps), name.partition("/")
     if name in OWN_NAMES:
@@ -85,7 +99,16 @@ def _trained(where: Where, name: str, steps: Sequence[float]) -> list[Sample]:
     if term == "gradient_norm":
         largest = sample("gradient_norm_max", max(steps), **where, role=role)
         return [sample("gradient_norm", value, **where, role=role), largest]
-    return [sample("loss", value, **where, role=role, term=term)] if role in ROLES else []
+    return _of_role(where, role, term, steps) if role in ROLES else []
+
+
+def _of_role(where: Where, role: str, term: str, steps: Sequence[float]) -> list[Sample]:
+    kind, _, sigma = term.partition("/")
+    if term in WORK:
+        return [sample("trained", math.fsum(steps), **where, role=role, of=term)]
+    if sigma:
+        return [sample("loss_by_sigma", mean(steps), **where, role=role, term=kind, sigma=sigma)]
+    return [sample("loss", mean(steps), **where, role=role, term=term)]
 
 
 def of_scores(where: Where, scores: pa.Table, scorers: pa.Table, config: RewardConfig) -> list[Sample]:

@@ -1,0 +1,128 @@
+"""Claims about the model of memory and work: it is what a CPU allocates, and what the formulas of the field say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from tdm_r1.config import AdapterConfig, ModelConfig
+from tdm_r1.errors import ConfigError
+from tdm_r1.models.adapters import Adapter
+from tdm_r1.models.backbone import Condition
+from tdm_r1.models.open import pipeline_backbone
+from tdm_r1.models.shapes import prompt_shapes
+from tdm_r1.plan.document import page
+from tdm_r1.plan.fit import fitted
+from tdm_r1.plan.memory import GB, memory_plan
+from tdm_r1.plan.passes import _measured, pass_cost
+from tdm_r1.presets import resolve
+from tdm_r1.rng import Keys
+from tests.tiny import TINY_PIPELINES
+
+LORA = {"sd3": ("attn.to_q", "attn.to_out.0"), "z_image": ("to_q", "to_out.0"), "flux": ("attn.to_q", "attn.to_out.0")}
+ROWS = 24
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: make(tmp_path_factory.mktemp(name)) for name, make in TINY_PIPELINES.items()}
+
+
+def configured(folder: Path, name: str, **more: object) -> ModelConfig:
+    return ModelConfig.model_validate(
+        {"backbone": name, "source": str(folder), "resolution": 32, "max_tokens": 48, **more}
+    )
+
+
+def allocated(prof: profile) -> int:
+    """Most bytes at once, from what the allocator of the CPU reported."""
+    recorded: Any = prof.profiler
+    events = recorded.kineto_results.events()
+    live = peak = 0
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", list(TINY_PIPELINES))
+def test_the_predicted_peak_of_a_trained_pass_is_what_the_cpu_allocates(
+    name: str, checkpointing: bool, folders: dict[str, Path]
+) -> None:
+    config = configured(folders[name], name, checkpointing=checkpointing)
+    adapter = AdapterConfig(rank=4, application="factored", targets=LORA[name])
+    predicted = pass_cost(config, adapter)
+    backbone = pipeline_backbone(name)(folders[name], config)
+    role = {k: t.requires_grad_() for k, t in Adapter(backbone.base(), adapter).new(Keys(0, 0), "a").items()}
+    tokens, width, pooled = prompt_shapes(config)
+    condition = Condition(torch.randn(ROWS, tokens, width), torch.full((ROWS, pooled), float(tokens)))
+    x, sigma = torch.randn(ROWS, *backbone.latent_shape), torch.full((ROWS,), 0.5)
+
+    def trained() -> Tensor:
+        answer = backbone.velocity(x, sigma, condition, Adapter(backbone.base(), adapter).apply(role))
+        loss = answer.square().mean()
+        torch.autograd.backward(loss)
+        return loss
+
+    trained()  # tables of positions are made once
+    for leaf in role.values():
+        leaf.grad = None
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+        trained()
+    assert allocated(prof) == pytest.approx(ROWS * predicted.trained, rel=0.1)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.nn.attention.sdpa_kernel([_math()]):
+        backbone.velocity(x, sigma, condition, Adapter(backbone.base(), adapter).apply(role))
+    assert counter.get_total_flops() == pytest.approx(ROWS * predicted.flops_asked, rel=0.02)
+
+
+def _math() -> torch.nn.attention.SDPBackend:
+    return torch.nn.attention.SDPBackend.MATH
+
+
+def test_blocks_that_were_left_out_are_carried_rightly(folders: dict[str, Path]) -> None:
+    config = configured(folders["sd3"], "sd3")
+    adapter = AdapterConfig(rank=4, application="factored", targets=LORA["sd3"])
+    small, more, most = (_measured(config, adapter, {"dual": 1, "single": n}, True) for n in (1, 2, 4))
+    for key in small:
+        assert small[key] + 3 * (more[key] - small[key]) == pytest.approx(most[key], rel=0.01), key
+
+
+def test_what_has_no_blocks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the plane has no blocks"):
+        memory_plan(resolve("plane", {}))
+
+
+def test_microbatches_that_are_chosen_fit_and_one_more_row_would_not(folders: dict[str, Path]) -> None:
+    values = {
+        "model.source": str(folders["sd3"]),
+        "model.resolution": 32,
+        "model.adapter": {"rank": 4, "application": "factored", "targets": LORA["sd3"]},
+        "distill.batch": 8,
+    }
+    config = resolve("shapes_smoke", values)
+    generator = next(s for s in memory_plan(config).stages if s.stage == "generator_update")
+    budget = (generator.fixed + 1.1 * generator.row(6)) / GB
+    found = fitted(config, budget)
+    assert found.generator.microbatch == 6
+    assert found == fitted(found, budget)
+    assert found.generator.minibatch == config.generator.minibatch
+    plan = {stage.stage: stage for stage in memory_plan(found).stages}
+    for stage in plan.values():
+        assert stage.peak <= budget * GB, stage.stage
+    generator = plan["generator_update"]
+    assert generator.rows == 6
+    assert generator.fixed + 1.1 * generator.row(generator.rows + 1) > budget * GB
+    with pytest.raises(ConfigError, match="does not fit"):
+        fitted(config, 2.0)
+
+
+def test_the_tables_in_the_documentation_are_what_the_command_prints() -> None:
+    stored = (Path(__file__).parents[2] / "docs" / "memory_tables.md").read_text(encoding="utf-8")
+    assert stored == page(), "make golden writes it again"
