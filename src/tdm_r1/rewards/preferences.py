@@ -93,7 +93,7 @@ def evidence(votes: pa.Table, samples: pa.Table) -> dict[str, dict[str, Any]]:
     counted = votes.filter(pc.equal(votes["fate"], COUNTED))
     duels: dict[int, dict[tuple[int, int], float]] = {}
     for first, second, weight in _duels(counted, group):
-        number = group[first or second]
+        number = group[first or second or ""]
         pair = tuple(BAR if name is None else place[name] for name in (first, second))
         own = duels.setdefault(number, {})
         own[pair[0], pair[1]] = own.get((pair[0], pair[1]), 0.0) + weight
