@@ -118,9 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         for known, session in self.server.sessions.items():
             if secrets.compare_digest(known.encode(), secret.encode()):
                 return session, unquote(rest), parse_qs(parts.query, keep_blank_values=True)
-        raise _RefusedError(
-            HTTPStatus.FORBIDDEN, "this address is not known: use all of what `tdm-r1 label` printed"
-        )
+        raise _RefusedError(HTTPStatus.FORBIDDEN, "this address is not known: use all of what `tdm-r1 label` printed")
 
     def _foreign(self, host: str) -> bool:
         """Whether a page of another site asks; one that a person comes from by a link may be any."""
