@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -36,7 +37,7 @@ def until(browser: Browser, condition: str) -> None:
 
 def press(browser: Browser, *keys: str) -> None:
     for key in keys:
-        browser.switch_to.active_element.send_keys(key)
+        ActionChains(browser).send_keys(key).perform()
 
 
 def visit(browser: Browser, address: str) -> None:
@@ -93,8 +94,8 @@ def test_pairs_are_compared_by_arrows_and_markup_in_a_prompt_stays_text(browser:
         (first[0]["a"], first[0]["b"]),
         (first[1]["b"], first[1]["a"]),
     ]
-    errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert not errors
+    log: list[dict[str, Any]] = browser.get_log("browser")  # type: ignore[no-untyped-call]
+    assert not [entry for entry in log if entry["level"] == "SEVERE"]
 
 
 def test_every_control_has_a_name_every_picture_a_text_and_every_key_is_told(browser: Browser, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-LIKES = [
+LIKES: list[dict[str, Any]] = [
     {"sample_id": "007", "like": True, "rater": "ann", "time": "2026-11-22T08:00:00Z"},
     {"sample_id": "2026-01-01", "like": None, "rater": "ann", "time": None},
     {"sample_id": "1e5", "like": False, "rater": None, "time": "2026-11-22T10:00:00+02:00"},
@@ -99,7 +99,7 @@ Vote = tuple[str, str, str | None, bool, str | None, int | None]
 def votes(*rows: Vote) -> pa.Table:
     """Kind, sample, other, verdict, rater, minutes after eight."""
     names = ("kind", "sample_id", "other_id", "verdict", "rater", "time")
-    found = [dict(zip(names, row, strict=True)) | {"source": "test"} for row in rows]
+    found: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) | {"source": "test"} for row in rows]
     for row in found:
         minutes = row["time"]
         row["time"] = MORNING + timedelta(minutes=minutes) if isinstance(minutes, int) else None

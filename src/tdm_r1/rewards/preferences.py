@@ -162,7 +162,8 @@ def cyclic(duels: Sequence[Duel]) -> bool:
     size = 1 + max(max(edge) for edge in edges)
     rows, columns = zip(*edges, strict=True)
     graph = coo_array((np.ones(len(edges)), (rows, columns)), shape=(size, size))
-    return bool(connected_components(graph, connection="strong", return_labels=False) < size)
+    count, _ = connected_components(graph, connection="strong")
+    return bool(count < size)
 
 
 def counts(index: int, duels: Sequence[Duel]) -> Mapping[str, float]:

@@ -157,6 +157,7 @@ function duel() {
   const pair = open();
   at("duel").hidden = !pair;
   at("done").hidden = Boolean(pair);
+  if (!at("duel").contains(document.activeElement) || !pair) at(pair ? "question" : "done").focus();
   if (!pair) return;
   at("question").textContent = `Which is better for: ${pair.prompt}`;
   at("duel").dataset.pair = pairKey(pair.a, pair.b);
