@@ -38,7 +38,7 @@ CHECKOV_SKIPPED := CKV_K8S_15,CKV_K8S_35,CKV_K8S_38,CKV_K8S_43
 CONTAINER_TOOLS := podman runc mmdebstrap catatonit prometheus-pushgateway
 
 .PHONY: help demo test faults check check-types check-rest check-k8s golden fuzz images locks pins wheelhouse test-images container-tools
-.PHONY: monitoring-tools ocr-engines clean clean-containers
+.PHONY: monitoring-tools browser-tools ocr-engines clean clean-containers
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1	/p' Makefile
@@ -47,7 +47,7 @@ demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itsel
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
 
 # With the word test-images here, CI builds and runs the images as well.
-BEFORE_TESTS := check monitoring-tools ocr-engines
+BEFORE_TESTS := check monitoring-tools browser-tools ocr-engines
 
 # Types take as long as the other preparations together: two cores do both at once.
 test: $(VENV)/.dev ## everything that CI runs
@@ -124,6 +124,9 @@ container-tools: ## install what tests/images need, as root on Debian; elsewhere
 
 monitoring-tools: ## install what tests/monitoring need, as root on Debian; elsewhere say what is missing
 	@bash tests/monitoring-tools.sh
+
+browser-tools: ## install what tests/browser need, as root on Debian; elsewhere say what is missing
+	@bash tests/browser-tools.sh
 
 clean: clean-containers ## remove the environment and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

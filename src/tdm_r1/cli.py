@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tdm_r1 import cli_bases, cli_evaluate, cli_records, console, presets
+from tdm_r1 import cli_bases, cli_evaluate, cli_feedback, cli_records, console, presets
 from tdm_r1.cli_records import Iteration, Lora, OptionalRoot, Root
 from tdm_r1.config import RunConfig
 from tdm_r1.drive.cli import drive
@@ -224,6 +224,7 @@ def pretrain(
 cli_records.register(app)
 cli_evaluate.register(app)
 cli_bases.register(app)
+cli_feedback.register(app)
 app.command()(drive)
 app.command()(plan)
 app.command()(metrics)

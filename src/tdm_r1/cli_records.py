@@ -29,7 +29,7 @@ def inspect(root: Root) -> None:
     show_run(root)
 
 
-def _one_root(option: str | None, argument: str | None, command: str) -> str:
+def one_root(option: str | None, argument: str | None, command: str) -> str:
     """The root, given as an option or as an argument."""
     if (option is None) == (argument is None):
         raise ConfigError("expected one run", hint=f"write `tdm-r1 {command} --root RUN`")
@@ -50,7 +50,7 @@ def audit(
     """Verify every byte and the lineage of a run, or replay a stage of it; exit code 1 when something is wrong."""
     from tdm_r1.runtime.command import audit_run, replay_run
 
-    place = _one_root(root, run, "audit")
+    place = one_root(root, run, "audit")
     if replay is not None and (all_ or fast or threads):
         raise ConfigError("--replay takes none of --all, --fast, --threads", hint="leave them out")
     if replay is not None:
@@ -129,4 +129,4 @@ def sweep(
     """Delete what killed and losing writers left behind, on S3 also unfinished uploads; no reader sees any of it."""
     from tdm_r1.runtime.inspection import sweep_run
 
-    sweep_run(_one_root(root, run, "sweep"), older_than, dry_run=dry_run, as_json=as_json)
+    sweep_run(one_root(root, run, "sweep"), older_than, dry_run=dry_run, as_json=as_json)

@@ -225,6 +225,20 @@ class RewardConfig(Section):
     recycle_memory_mb: Positive = 8192
     """Resident memory above which a scoring process is replaced by a fresh one."""
 
+    @property
+    def people(self) -> tuple[str, ...]:
+        """Scorers that read what people said: their stage waits for the stage `feedback`."""
+        return tuple(name for name, section in self.scorers.items() if (section.use or name) == "feedback")
+
+    @model_validator(mode="after")
+    def _something_measures(self) -> RewardConfig:
+        if (first := next(iter(self.scorers))) in self.people:
+            raise ValueError(
+                f"`{first}` is the first scorer, which `evaluation` measures, but nobody judges its images;"
+                " name another one before it, with weight 0 if it shall only measure"
+            )
+        return self
+
 
 class SurrogateConfig(Section):
     adapter: AdapterConfig | None = None

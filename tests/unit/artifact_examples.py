@@ -17,6 +17,7 @@ from tdm_r1.artifacts.records import (
     RECORDS,
     Base,
     Evaluation,
+    Feedback,
     GeneratorState,
     PromptSet,
     Rewards,
@@ -138,9 +139,24 @@ def evaluation(samples: int = 2) -> Evaluation:
     )
 
 
+def feedback() -> Feedback:
+    columns = ("kind", "sample_id", "other_id", "verdict", "rater", "time", "impression", "picture", "source", "fate")
+    rows = [
+        ("pair", "s0", "s1", True, "ann", datetime(2026, 11, 22, tzinfo=UTC), None, "0" * 64, "page 1", "counted"),
+        ("click", "s1", None, False, None, None, "home", None, "file 2", "counted"),
+    ]
+    return Feedback(
+        votes=Feedback.table("votes", **{name: [row[n] for row in rows] for n, name in enumerate(columns)}),
+        samples=Feedback.table(
+            "samples", sample_id=["s0", "s1"], prompt_id=["p0", "p0"], group=[0, 0], picture=["0" * 64, "1" * 64]
+        ),
+    )
+
+
 EXAMPLES: dict[str, Callable[[], Record]] = {
     "encode_prompts": prompt_set,
     "rollout": rollout,
+    "feedback": feedback,
     "reward_scoring": rewards,
     "surrogate_update": lambda: training(SurrogateState),
     "generator_update": lambda: training(GeneratorState),

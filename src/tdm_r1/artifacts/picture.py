@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -56,6 +58,12 @@ def pixel_digest(image: Image.Image) -> str:
     """SHA-256 of width, height and RGB bytes."""
     size = struct.pack(">II", *image.size)
     return hashlib.sha256(size + image.tobytes()).hexdigest()
+
+
+def picture_digest(pixels: npt.NDArray[np.uint8]) -> str:
+    """`pixel_digest` of an array [height, width, RGB]."""
+    height, width, _ = pixels.shape
+    return hashlib.sha256(struct.pack(">II", width, height) + np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
 def write_png(image: Image.Image, path: Path, stamp: Stamp) -> None:

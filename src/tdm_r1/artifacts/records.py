@@ -171,6 +171,45 @@ class Rewards(Record):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Feedback(Record):
+    """V votes of people on the N samples of an iteration, those that do not count included."""
+
+    kind: ClassVar[str] = "feedback"
+
+    votes: pa.Table = table(
+        "votes.parquet",
+        "V",
+        kind=pa.string(),
+        sample_id=pa.string(),
+        other_id=nullable(pa.string()),
+        verdict=pa.bool_(),
+        rater=nullable(pa.string()),
+        time=nullable(pa.timestamp("us", "UTC")),
+        impression=nullable(pa.string()),
+        picture=nullable(pa.string()),
+        source=pa.string(),
+        fate=pa.string(),
+    )
+    """One row per vote, as in `rewards/votes.py`; `source` is the page's version or the file, `fate` whether it counts
+    or why not, as in `rewards/counted.py`."""
+
+    samples: pa.Table = table(
+        "samples.parquet", "N", sample_id=pa.string(), prompt_id=pa.string(), group=pa.int64(), picture=pa.string()
+    )
+    """What could be judged; `picture` is the SHA-256 of the pixels."""
+
+    def check(self) -> None:
+        require_ids(self.samples, "Feedback.samples", "sample_id", "prompt_id")
+        require_unique(self.samples, "sample_id", "Feedback.samples")
+        known = self.samples["sample_id"]
+        for column in ("sample_id", "other_id"):
+            values = pc.drop_null(self.votes[column])
+            strange = pc.filter(values, pc.invert(pc.is_in(values, value_set=known)))
+            if len(strange):
+                raise SchemaError(f"Feedback.votes.{column} has {strange[0].as_py()!r:.80}, which is no sample")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingState(Record):
     """Weights by role, the optimizer's moments, and M metrics of the steps that led there."""
 
@@ -256,7 +295,7 @@ class Evaluation(Record):
 
 
 RECORDS: Final[Mapping[str, type[Record]]] = MappingProxyType(
-    {r.kind: r for r in (PromptSet, Rollout, Rewards, SurrogateState, GeneratorState, Base, Evaluation)}
+    {r.kind: r for r in (PromptSet, Rollout, Feedback, Rewards, SurrogateState, GeneratorState, Base, Evaluation)}
 )
 """Every record by its kind."""
 

@@ -34,7 +34,7 @@ def key_of(question: Question, info: ScorerInfo) -> str | None:
     else:
         return None
     prompt = question.prompt if "prompt" in info.needs else None
-    metadata = question.metadata if "metadata" in info.needs else None
+    metadata = question.metadata if {"metadata", "feedback"} & set(info.needs) else None
     asked = json.dumps([info.name, info.revision, head, prompt, metadata], sort_keys=True)
     return hashlib.sha256(asked.encode() + b"\0" + pixels).hexdigest()
 

@@ -143,7 +143,7 @@ class Judges:
     def _count(self, name: str, scores: Sequence[Score], cached: int, seconds: float) -> None:
         pool = self._pools.get(name)
         upkeep = (pool.size, pool.upkeep.died, pool.upkeep.recycled) if pool else (0, 0, 0)
-        errors = sum(score.error is not None for score in scores)
+        errors = sum(score.error is not None and not score.abstained for score in scores)
         fault = self.cache.fault if self.cache else None
         self.tallies.append(Tally(name, len(scores), cached, errors, seconds, *upkeep, fault))
 

@@ -29,6 +29,10 @@ Metadata = Mapping[str, Any]
 Parts = tuple[tuple[str, float], ...]
 
 
+NO_OPINION: Final = "no opinion"
+"""How the error of a sample begins that no one judged."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScorerInfo:
     """Who a scorer is, what it needs and what it costs."""
@@ -39,8 +43,9 @@ class ScorerInfo:
     """Of code and weights, as SPDX where there is one."""
     revision: str = ""
     """SHA-256 over all that can change a value: code, options, weights. Part of every key of the result cache."""
-    needs: tuple[Literal["image", "prompt", "metadata"], ...] = ("image",)
-    """What it looks at; what it does not look at is no part of the cache's key."""
+    needs: tuple[Literal["image", "prompt", "metadata", "feedback"], ...] = ("image",)
+    """What it looks at; what it does not look at is no part of the cache's key. `feedback` is what people said of the
+    sample's group: the stage puts it into the metadata under that name."""
     low: float = -math.inf
     """Smallest value it can give."""
     high: float = math.inf
@@ -82,6 +87,11 @@ class Score:
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"a score is finite, but {name}={value} was given; say what failed in `error`")
 
+    @property
+    def abstained(self) -> bool:
+        """Whether there is nothing to judge by: no value, and no failure either."""
+        return self.error is not None and self.error.startswith(NO_OPINION)
+
     def part(self, name: str) -> float | None:
         """The first part of that name."""
         return next((value for part, value in self.parts if part == name), None)
@@ -94,6 +104,11 @@ def failed(reason: str) -> Score:
 
 NOT_ASKED: Final = "not_asked"
 """In place of an error: the scorer's `worlds` are others than the prompt's, so that it has no part in its reward."""
+
+
+def abstained(reason: str) -> Score:
+    """The score of an image on which there is no opinion: it has no reward, and does not count as a failure."""
+    return Score(value=None, error=f"{NO_OPINION}: {reason}")
 
 
 class Scorer(Protocol):

@@ -32,6 +32,7 @@ SHIPPED: Final[Mapping[str, str]] = MappingProxyType(
         "imagereward": "tdm_r1.rewards.imagereward:ImageReward",
         "jpeg": "tdm_r1.rewards.jpeg:JpegSize",
         "nsfw": "tdm_r1.rewards.nsfw:Nsfw",
+        "feedback": "tdm_r1.rewards.feedback:Feedback",
     }
 )
 

@@ -35,8 +35,10 @@ from tdm_r1.runtime.layout import (
     all_tasks,
     parents_of,
     variant_tasks,
+    votes_folder,
 )
 from tdm_r1.runtime.results import RESULT_FILE
+from tdm_r1.runtime.run import digest_of
 from tdm_r1.runtime.variants import listed_variants, reward_key
 
 BESIDE: Final = frozenset({RUN_FILE, STOP_FILE, RESULT_FILE, REPORT_FILE})
@@ -54,8 +56,8 @@ class Walk:
     """None when run.json cannot be read."""
     config_digests: frozenset[str]
     """Of run.json as it stands, and of what this version of the code reads from it."""
-    variant_digests: Mapping[str, str]
-    """Of the configuration of each variant."""
+    variants: Mapping[str, RunConfig]
+    """The configuration of each variant."""
     read: Mapping[str, Manifest | Fault]
     """Manifest by location, or why it cannot be read."""
 
@@ -125,7 +127,7 @@ def audit_record(walk: Walk, task: Task) -> RecordAudit:
     if isinstance(manifest, Fault):
         return RecordAudit(task, faults=(manifest,))
     faults = [*lineage(walk, task, manifest)]
-    digests = {walk.variant_digests[task.variant]} if task.variant else walk.config_digests
+    digests = {digest_of(walk.variants[task.variant].model_dump(mode="json"))} if task.variant else walk.config_digests
     if digests and manifest.config_digest not in digests:
         expected, file = " or ".join(sorted(digest[:12] for digest in digests)), RUN_FILE
         if task.variant:
@@ -204,7 +206,8 @@ def check_content(task: Task, manifest: Manifest, directory: Path) -> list[Fault
 def lineage(walk: Walk, task: Task, manifest: Manifest) -> Iterator[Fault]:
     """The parents are those that the stage reads, and the records that stand there."""
     if walk.config is not None:
-        expected = {parent.location for parent in parents_of(task, walk.config)}
+        config = walk.variants[task.variant] if task.variant else walk.config
+        expected = {parent.location for parent in parents_of(task, config)}
         if missing := sorted(expected - set(manifest.parents)):
             yield Fault("lineage", task.location, f"no parent `{missing[0]}`", f"{len(expected)} parents")
         if strange := sorted(set(manifest.parents) - expected):
@@ -237,8 +240,9 @@ def strays(walk: Walk, tasks: Sequence[Task]) -> list[Fault]:
     found = []
     locations = {task.location for task in tasks}
     rewards = {reward_key(name) for name in listed_variants(walk.keys)}
+    ballots = tuple(f"{votes_folder(name)}/" for name in ("", *walk.variants))
     for key in sorted(walk.keys - BESIDE - rewards):
-        if key.startswith((f"{DRIVE}/", f"{CHECKPOINTS}/", f"{EVALUATIONS}/")):
+        if key.startswith((f"{DRIVE}/", f"{CHECKPOINTS}/", f"{EVALUATIONS}/", *ballots)):
             continue
         location, _, name = key.rpartition("/")
         manifest = walk.read.get(location)

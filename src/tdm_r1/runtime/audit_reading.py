@@ -10,7 +10,7 @@ from tdm_r1.artifacts.store import Store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ArtifactError, ConfigError
 from tdm_r1.runtime.audit_faults import Fault
-from tdm_r1.runtime.layout import AGAIN, BASE, ONCE, PROMPTS, RUN_FILE, SHARDED, STAGES, VARIANTS, Task
+from tdm_r1.runtime.layout import AGAIN, BASE, FEEDBACK, ONCE, PROMPTS, RUN_FILE, SHARDED, STAGES, VARIANTS, Task
 from tdm_r1.runtime.run import digest_of
 from tdm_r1.runtime.run_file import read_config, stored_values
 from tdm_r1.runtime.variants import listed_variants, reward_key, variant_config
@@ -34,17 +34,19 @@ def read_configuration(store: Store, keys: frozenset[str]) -> tuple[RunConfig | 
     return config, digests, []
 
 
-def read_variants(store: Store, config: RunConfig | None, keys: frozenset[str]) -> tuple[dict[str, str], list[Fault]]:
-    """Digest of the configuration of each variant by its name, and the variants whose reward cannot be read."""
+def read_variants(
+    store: Store, config: RunConfig | None, keys: frozenset[str]
+) -> tuple[dict[str, RunConfig], list[Fault]]:
+    """The configuration of each variant by its name, and the variants whose reward cannot be read."""
     if config is None:
         return {}, []
-    digests, faults = {}, []
+    configs, faults = {}, []
     for name in listed_variants(keys):
         try:
-            digests[name] = digest_of(variant_config(store, config, name).model_dump(mode="json"))
+            configs[name] = variant_config(store, config, name)
         except (ConfigError, ArtifactError) as error:
             faults.append(Fault("configuration", reward_key(name), first_line(error.message), "a variant's reward"))
-    return digests, faults
+    return configs, faults
 
 
 def listed_tasks(keys: frozenset[str]) -> list[Task]:
@@ -64,7 +66,7 @@ def parse_location(location: str) -> Task | None:
         return Task(once[location])
     pattern = rf"(?:{VARIANTS}/([a-z0-9_-]+)/)?iter-(\d{{5}})/([a-z_]+)(?:/shard-(\d{{4}}))?"
     match = re.fullmatch(pattern, location)
-    if match is None or match[3] not in (AGAIN if match[1] else STAGES) or match[3] in ONCE:
+    if match is None or match[3] not in (*(AGAIN if match[1] else STAGES), FEEDBACK) or match[3] in ONCE:
         return None
     if (match[3] in SHARDED) != bool(match[4]):
         return None

@@ -12,10 +12,13 @@ from rich.table import Table
 
 from tdm_r1 import console
 from tdm_r1.runtime.audit_faults import KINDS, AuditReport, Fault, RecordAudit
-from tdm_r1.runtime.layout import ONCE, STAGES
+from tdm_r1.runtime.layout import FEEDBACK, ONCE, STAGES
 from tdm_r1.runtime.replay import Replayed
 
-SHORT = dict(zip(STAGES, ("prompts", "base", "rollout", "score", "surrogate", "generator", "eval"), strict=True))
+SHORT = {
+    **dict(zip(STAGES, ("prompts", "base", "rollout", "score", "surrogate", "generator", "eval"), strict=True)),
+    FEEDBACK: "feedback",
+}
 """Names that fit."""
 
 

@@ -16,6 +16,7 @@ from tdm_r1.artifacts.manifest import Manifest, Provenance
 from tdm_r1.artifacts.records import (
     Base,
     Evaluation,
+    Feedback,
     GeneratorState,
     PromptSet,
     Rewards,
@@ -30,14 +31,16 @@ from tdm_r1.models.checkpoints import NO_CHECKPOINTS
 from tdm_r1.models.progress import Progress, silent
 from tdm_r1.models.world import ALONE, World
 from tdm_r1.rng import Keys
+from tdm_r1.runtime.ballots import collect
 from tdm_r1.runtime.checkpoints import StoredCheckpoints
-from tdm_r1.runtime.layout import TRAINED, Task, check, generator_after, generator_before, shard_tasks, window
+from tdm_r1.runtime.layout import FEEDBACK, TRAINED, Task, check, generator_after, generator_before, shard_tasks, window
 from tdm_r1.runtime.lora_folder import starting_role
 from tdm_r1.runtime.numerics import library_versions
 from tdm_r1.runtime.run import AnyRecord, Run
 from tdm_r1.stages.distill_base import distill_base
 from tdm_r1.stages.encode_prompts import encode_prompts
 from tdm_r1.stages.evaluation import evaluation, evaluation_again
+from tdm_r1.stages.feedback import feedback
 from tdm_r1.stages.generator_update import generator_update
 from tdm_r1.stages.reward_scoring import reward_scoring
 from tdm_r1.stages.rollout import rollout
@@ -109,7 +112,7 @@ class Inputs:
             seconds=time.monotonic() - self.clock,
             seed_root=config.seed,
             image_digest=os.environ.get("TDM_R1_IMAGE_DIGEST"),
-            base=None if self.task.stage == "reward_scoring" else self.run.source.facts(),
+            base=None if self.task.stage in ("reward_scoring", FEEDBACK) else self.run.source.facts(),
         )
 
     def prompts(self) -> PromptSet:
@@ -162,7 +165,23 @@ def _rollout(inputs: Inputs) -> Record:
 def _reward_scoring(inputs: Inputs) -> Record:
     run, task = inputs.run, inputs.task
     images = inputs.load(Task("rollout", task.iteration, task.shard), Rollout)
-    return reward_scoring(inputs.prompts(), images, judges=run.judges, config=run.config, progress=inputs.progress)
+    said = None
+    if run.config.reward.people:
+        said = inputs.load(Task(FEEDBACK, task.iteration, 0, task.variant), Feedback)
+    return reward_scoring(
+        inputs.prompts(), images, said, judges=run.judges, config=run.config, progress=inputs.progress
+    )
+
+
+def _feedback(inputs: Inputs) -> Record:
+    run, task = inputs.run, inputs.task
+    rollouts = inputs.rollouts(task.iteration)
+    collected = collect(run.store, task.variant, task.iteration, {inputs.parents[t.location] for t in _rolled(inputs)})
+    return feedback(rollouts, collected.votes, collected.undone)
+
+
+def _rolled(inputs: Inputs) -> list[Task]:
+    return shard_tasks("rollout", inputs.task.iteration, inputs.run.config)
 
 
 def _surrogate_update(inputs: Inputs) -> Record:
@@ -223,6 +242,7 @@ CALLS: dict[str, Callable[[Inputs], Record]] = {
     "encode_prompts": _encode_prompts,
     "distill_base": _distill_base,
     "rollout": _rollout,
+    "feedback": _feedback,
     "reward_scoring": _reward_scoring,
     "surrogate_update": _surrogate_update,
     "generator_update": _generator_update,

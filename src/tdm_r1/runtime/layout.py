@@ -16,6 +16,10 @@ TRAINED = ("distill_base", "surrogate_update", "generator_update")
 """Stages that take optimizer steps: several processes can share them, and they can leave checkpoints."""
 AGAIN = ("reward_scoring", "evaluation")
 """Stages that a variant runs: they judge images, and change nothing that is trained on."""
+FEEDBACK = "feedback"
+"""The stage that people work for: it commits what they said. Only a run or a variant whose reward asks them has it."""
+VOTES = "votes"
+"""Folder of what people said before it is committed: nothing in it is ever changed."""
 
 RUN_FILE = "run.json"
 STOP_FILE = "STOP"
@@ -60,6 +64,11 @@ class Task:
         return found
 
 
+def votes_folder(variant: str = "") -> str:
+    """Where what people say is kept until it is committed."""
+    return f"{VARIANTS}/{variant}/{VOTES}" if variant else VOTES
+
+
 def check(task: Task, config: RunConfig) -> None:
     """Refuse a task that this run does not have.
 
@@ -67,9 +76,14 @@ def check(task: Task, config: RunConfig) -> None:
         ConfigError: for an unknown stage or an iteration out of range.
         ShardError: for a shard out of range.
     """
-    if task.stage not in STAGES:
+    if task.stage not in (*STAGES, FEEDBACK):
         raise ConfigError(f"there is no stage `{task.stage}`", hint=f"the stages are {', '.join(STAGES)}")
-    if task.variant and task.stage not in AGAIN:
+    if task.stage == FEEDBACK and not config.reward.people:
+        raise ConfigError(
+            "the reward asks no people, so there is no stage `feedback`",
+            hint="name the scorer `feedback` in `reward.scorers` of the run, or of a variant of it",
+        )
+    if task.variant and task.stage not in (*AGAIN, FEEDBACK):
         raise ConfigError(
             f"`{task.stage}` has no variant `{task.variant}`: a variant judges again what is committed",
             hint=f"the stages of a variant are {' and '.join(AGAIN)}",
@@ -101,6 +115,9 @@ def iteration_tasks(iteration: int, config: RunConfig) -> list[Task]:
     """The tasks of an iteration in an order in which every parent comes first."""
     shards = range(config.rollout.shards)
     tasks = [Task(stage, iteration, shard) for shard in shards for stage in SHARDED]
+    if config.reward.people:
+        rolled, scored = (shard_tasks(stage, iteration, config) for stage in SHARDED)
+        tasks = [*rolled, Task(FEEDBACK, iteration), *scored]
     tasks += [Task("surrogate_update", iteration), Task("generator_update", iteration)]
     if evaluation_due(iteration, config):
         tasks.append(Task("evaluation", iteration))
@@ -125,7 +142,8 @@ def all_tasks(config: RunConfig) -> list[Task]:
 
 def variant_tasks(name: str, config: RunConfig) -> list[Task]:
     """Everything that a variant can judge again: every scored shard and every evaluation."""
-    return [Task(t.stage, t.iteration, t.shard, name) for t in all_tasks(config) if t.stage in AGAIN]
+    asked = [Task(FEEDBACK, n, 0, name) for n in range(1, config.iterations + 1)]
+    return [*asked, *(Task(t.stage, t.iteration, t.shard, name) for t in all_tasks(config) if t.stage in AGAIN)]
 
 
 def shard_tasks(stage: str, iteration: int, config: RunConfig) -> list[Task]:
@@ -150,16 +168,19 @@ def generator_after(iteration: int) -> Task:
 def parents_of(task: Task, config: RunConfig) -> list[Task]:
     """Which records a task is made from."""
     n = task.iteration
+    if task.stage == FEEDBACK:
+        return shard_tasks("rollout", n, config)
+    said = [Task(FEEDBACK, n, 0, task.variant)] if task.stage == "reward_scoring" and config.reward.people else []
     if task.variant:
         judged = Task("evaluation", n) if task.stage == "evaluation" else Task("rollout", n, task.shard)
-        return [Task("encode_prompts"), judged]
+        return [Task("encode_prompts"), judged, *said]
     rolled, learned = shard_tasks("rollout", n, config), Task("surrogate_update", n)
     scored = [shard for i in window(n, config) for stage in SHARDED for shard in shard_tasks(stage, i, config)]
     parents = {
         "encode_prompts": [],
         "distill_base": [],
         "rollout": [generator_before(n)],
-        "reward_scoring": [Task("rollout", n, task.shard)],
+        "reward_scoring": [Task("rollout", n, task.shard), *said],
         "surrogate_update": [*([Task("surrogate_update", n - 1)] if n > 1 else []), *scored],
         "generator_update": [*rolled, learned, generator_before(n)],
         "evaluation": [generator_after(n), *([learned] if n and config.evaluation.surrogate_steps else [])],

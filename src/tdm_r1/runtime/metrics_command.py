@@ -57,7 +57,7 @@ def forget_run(root: str, url: str) -> None:
     """
     from tdm_r1.artifacts.store import open_store
     from tdm_r1.errors import TemporaryError
-    from tdm_r1.runtime.layout import SHARDED, STAGES, VARIANTS, Task
+    from tdm_r1.runtime.layout import FEEDBACK, SHARDED, STAGES, VARIANTS, Task
     from tdm_r1.runtime.record_samples import VARIANT_STAGES, run_label, where_of
     from tdm_r1.runtime.run_file import read_config
     from tdm_r1.telemetry.outlets import RUN_JOB, STAGE_JOB, Pushgateway
@@ -65,10 +65,11 @@ def forget_run(root: str, url: str) -> None:
     if not url:
         raise ConfigError("--forget needs the address of a Pushgateway", hint="write --pushgateway http://host:9091")
     shards, run = read_config(open_store(root)).rollout.shards, run_label(root)
-    variants = {stage: ("", VARIANTS) if stage in VARIANT_STAGES else ("",) for stage in STAGES}
+    stages = (*STAGES, FEEDBACK)
+    variants = {stage: ("", VARIANTS) if stage in VARIANT_STAGES else ("",) for stage in stages}
     tasks = [
         Task(stage, 0, shard, variant)
-        for stage in STAGES
+        for stage in stages
         for variant in variants[stage]
         for shard in range(shards if stage in SHARDED else 1)
     ]

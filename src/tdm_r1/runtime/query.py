@@ -23,7 +23,7 @@ from pyarrow import fs
 
 from tdm_r1.advantages import group_advantages
 from tdm_r1.artifacts.codec import Record
-from tdm_r1.artifacts.records import Evaluation, PromptSet, Rewards, Rollout, SurrogateState
+from tdm_r1.artifacts.records import Evaluation, Feedback, PromptSet, Rewards, Rollout, SurrogateState
 from tdm_r1.artifacts.repository import fetch_verified, read_manifest
 from tdm_r1.artifacts.schema import TableSpec, specs_of
 from tdm_r1.artifacts.tombstone import read_tombstone
@@ -77,6 +77,7 @@ VIEWS: Final[Mapping[str, View]] = MappingProxyType(
     {
         "prompts": View(PromptSet, "prompts", ("encode_prompts",), ()),
         "rollouts": View(Rollout, "index", ("rollout",), ("iteration", "shard")),
+        "votes": View(Feedback, "votes", ("feedback",), ("iteration",)),
         "scores": View(Rewards, "scores", ("reward_scoring",), ("iteration", "shard")),
         "scorers": View(Rewards, "scorers", ("reward_scoring",), ("iteration", "shard")),
         "metrics": View(

@@ -17,7 +17,7 @@ from tdm_r1.artifacts.repository import fetch_verified, read_manifest
 from tdm_r1.artifacts.store import Store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import NumericalError, TdmR1Error
-from tdm_r1.runtime.layout import SHARDED, STAGES, Task
+from tdm_r1.runtime.layout import FEEDBACK, SHARDED, STAGES, Task
 from tdm_r1.telemetry import readings
 from tdm_r1.telemetry.board import Sample, sample
 
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 MOST_PARENTS: Final = 4
 """A record of more is not asked how long it waited: that would read a manifest for each."""
-VARIANT_STAGES: Final = {"reward_scoring": "variant_scoring", "evaluation": "variant_evaluation"}
+VARIANT_STAGES: Final = {
+    "reward_scoring": "variant_scoring",
+    "evaluation": "variant_evaluation",
+    "feedback": "variant_feedback",
+}
 
 
 def run_label(root: str) -> str:
@@ -40,7 +44,7 @@ def stage_label(task: Task) -> str:
     """Name of a stage, another one for a variant's; one that does not exist is `unknown`."""
     if task.variant:
         return VARIANT_STAGES.get(task.stage, "unknown")
-    return task.stage if task.stage in STAGES else "unknown"
+    return task.stage if task.stage in (*STAGES, FEEDBACK) else "unknown"
 
 
 def where_of(run: str, task: Task) -> dict[str, str]:

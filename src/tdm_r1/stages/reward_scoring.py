@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from tdm_r1.artifacts.records import PromptSet, Rewards, Rollout
+from tdm_r1.artifacts.picture import picture_digest
+from tdm_r1.artifacts.records import Feedback, PromptSet, Rewards, Rollout
 from tdm_r1.config import RewardConfig, RunConfig
-from tdm_r1.errors import ScorerError
+from tdm_r1.errors import SchemaError, ScorerError
 from tdm_r1.models.progress import Progress, silent
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.rewards.ask import Question
 from tdm_r1.rewards.judges import Judges
+from tdm_r1.rewards.preferences import evidence
 from tdm_r1.rewards.protocol import NOT_ASKED, Score
 
 
 def reward_scoring(
-    prompts: PromptSet, rollout: Rollout, *, judges: Judges, config: RunConfig, progress: Progress = silent
+    prompts: PromptSet,
+    rollout: Rollout,
+    feedback: Feedback | None = None,
+    *,
+    judges: Judges,
+    config: RunConfig,
+    progress: Progress = silent,
 ) -> Rewards:
     """Raw scores, scorer by scorer, samples in the order of the rollout; one that cannot be scored says why.
+
+    Args:
+        feedback: what people said of this iteration, for the scorers that need it.
 
     Raises:
         ScorerError: when a scorer is not fit to serve, or fails on more rows than the configuration bears.
@@ -31,7 +43,10 @@ def reward_scoring(
     ]
     columns: dict[str, list[Any]] = {name: [] for name in ("scorer", "value", "parts", "detail", "error")}
     for name in judges.scorers:
-        scores = judges.score_asked(name, questions, progress=progress)
+        asked = questions
+        if "feedback" in judges.scorers[name].info.needs:
+            asked = with_feedback(questions, rollout, feedback)
+        scores = judges.score_asked(name, asked, progress=progress)
         check_errors(name, [score for score in scores if score.error != NOT_ASKED], config.reward)
         columns["scorer"] += [name] * len(scores)
         columns["value"] += [score.value for score in scores]
@@ -42,9 +57,30 @@ def reward_scoring(
     return Rewards(scores=Rewards.table("scores", **keys, **columns), scorers=_who(judges))
 
 
+def with_feedback(questions: Sequence[Question], rollout: Rollout, feedback: Feedback | None) -> list[Question]:
+    """The same questions, with what people said of each sample's group in the metadata.
+
+    Raises:
+        SchemaError: when there is no feedback, or it is on other samples or other pixels.
+    """
+    if feedback is None:
+        raise SchemaError("a scorer needs feedback, but none was committed", hint="run the stage `feedback` first")
+    samples = feedback.samples
+    known = dict(zip(samples["sample_id"].to_pylist(), samples["picture"].to_pylist(), strict=True))
+    said, found = evidence(feedback.votes, samples), []
+    for question, name in zip(questions, rollout.index["sample_id"].to_pylist(), strict=True):
+        if known.get(name) != picture_digest(question.picture):
+            raise SchemaError(
+                f"the feedback is not on sample `{name}` as it was rolled out",
+                hint="the rollout was made again after people judged it: let them judge the new one",
+            )
+        found.append(replace(question, metadata={**question.metadata, "feedback": said[name]}))
+    return found
+
+
 def check_errors(name: str, scores: Sequence[Score], config: RewardConfig) -> None:
     """Refuse a shard on which a scorer failed too often, or at all where its errors must fail the stage."""
-    errors = [score.error for score in scores if score.error is not None]
+    errors = [score.error for score in scores if score.error is not None and not score.abstained]
     bearable = 0.0 if config.scorers[name].on_error == "fail" else config.max_error_rate
     if len(errors) > bearable * len(scores):
         raise ScorerError(
