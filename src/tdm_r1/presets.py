@@ -83,7 +83,13 @@ def shapes_cpu_full() -> RunConfig:
             cfg_share=0.5,
             reward_weight=36.0,
         ),
-        reward=RewardConfig(workers=0),
+        reward=RewardConfig(
+            scorers={
+                "shapes": ScorerConfig(weight=0.5),
+                "whole": ScorerConfig(use="shapes", options={"kind": "correct"}, weight=0.5),
+            },
+            workers=0,
+        ),
         evaluation=EvaluationConfig(every=12, images_per_prompt=2, teacher_guidance=3.0),
     )
 
