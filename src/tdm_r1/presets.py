@@ -90,7 +90,7 @@ def shapes_cpu_full() -> RunConfig:
             },
             workers=0,
         ),
-        evaluation=EvaluationConfig(every=12, images_per_prompt=2, teacher_guidance=3.0),
+        evaluation=EvaluationConfig(every=10, images_per_prompt=2, teacher_guidance=3.0),
     )
 
 
@@ -98,7 +98,7 @@ def shapes_cpu() -> RunConfig:
     """The demonstration: twenty minutes of the long run on two CPU cores, from the TDM that it distilled."""
     full = shapes_cpu_full()
     start = full.distill.model_copy(update={"adapter": "embedded:shapes_tdm", "steps": 0, "warmup": 40})
-    return full.model_copy(update={"preset": "shapes_cpu", "iterations": 24, "distill": start})
+    return full.model_copy(update={"preset": "shapes_cpu", "iterations": 20, "distill": start})
 
 
 def shapes_smoke() -> RunConfig:
