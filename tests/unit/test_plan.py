@@ -179,6 +179,15 @@ def test_costs_are_those_of_the_manifests_and_grow_with_the_work(finished: Path)
     assert found.bytes(state, twice) == found.bytes(state, config), "a network does not grow with the batch"
 
 
+def test_iterations_before_the_generator_moves_say_nothing_about_its_cost(finished: Path) -> None:
+    store = open_store(str(finished))
+    config = read_config(store)
+    later = config.model_copy(update={"generator": config.generator.model_copy(update={"start": 2})})
+    assert measured(store, config).stages["generator_update"].tasks == config.iterations
+    assert measured(store, later).stages["generator_update"].tasks == config.iterations - 1
+    assert measured(store, later).stages["surrogate_update"].tasks == config.iterations
+
+
 def test_the_shipped_costs_are_read_as_they_were_written() -> None:
     assert costs_from(as_json(shipped())) == shipped()
 

@@ -118,7 +118,7 @@ def open_table(path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> Ite
     limits = {"thrift_string_size_limit": FOOTER, "thrift_container_size_limit": FOOTER, "schema_depth_limit": 16}
     with (
         refusing(path.name),
-        pq.ParquetFile(path, read_dictionary=texts, memory_map=True, pre_buffer=False, **limits) as file,
+        pq.ParquetFile(path, read_dictionary=texts, memory_map=False, pre_buffer=False, **limits) as file,
     ):
         yield file, check_footer(file, path.name, spec, rows)
 

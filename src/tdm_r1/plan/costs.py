@@ -96,6 +96,11 @@ def _passes(section: GeneratorConfig, path_steps: int) -> int:
     return section.steps_per_trajectory * (1 + section.fake_updates)
 
 
+def _idle(task: Task, config: RunConfig) -> bool:
+    """Whether the generator stood still in it, so that its seconds are not those of its work."""
+    return task.stage == "generator_update" and task.iteration < config.generator.start
+
+
 def measured(store: Store, config: RunConfig) -> Costs:
     """Read what is committed of a run.
 
@@ -108,7 +113,8 @@ def measured(store: Store, config: RunConfig) -> Costs:
     found = [(task, manifest) for task in tasks if (manifest := read_manifest(store, task.location)) is not None]
     stages = {}
     for stage in STAGES:
-        own = [(m.provenance.seconds, sum(f.size for f in m.files.values())) for t, m in found if t.stage == stage]
+        working = [(t, m) for t, m in found if t.stage == stage and not _idle(t, config)]
+        own = [(m.provenance.seconds, sum(f.size for f in m.files.values())) for _, m in working]
         if not own:
             raise ConfigError(
                 f"`{store.root}` has no committed {stage}, so its cost is not known",
