@@ -72,7 +72,7 @@ def killed(root: Path, files: int) -> None:
     """Start or resume the run in its own process, and kill it as soon as so many files are there."""
     command = [sys.executable, "-m", "tdm_r1", *plane_run(root)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and (not root.exists() or len(tree(root)) < files):
+    while process.poll() is None and (not root.exists() or sum(path.is_file() for path in root.rglob("*")) < files):
         time.sleep(0.001)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"

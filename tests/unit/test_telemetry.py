@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -198,8 +199,8 @@ def test_a_gateway_that_is_away_is_mentioned_once_and_left_alone_for_a_while() -
 def test_a_loss_is_published_for_each_range_of_noise_levels() -> None:
     errors, levels = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0.1, 0.5, 0.7, 1.0], dtype=torch.float64)
     binned = by_sigma("error", errors, levels)
-    assert binned == {"error/0-0.25": 1.0, "error/0.5-0.75": 3.0, "error/0.75-1": 8.0}
-    rows = [{"name": f"fake/{name}", "value": value} for name, value in binned.items()]
+    assert binned == {"error/0-0.25": [1.0], "error/0.5-0.75": [2.0, 4.0], "error/0.75-1": [8.0]}
+    rows = [{"name": f"fake/{name}", "value": fmean(values)} for name, values in binned.items()]
     found = {sample.labels: sample.value for sample in of_training(WHERE, rows)}
     place = ("a-0", "surrogate_update", "fake", "error")
     assert found == {(*place, "0-0.25"): 1.0, (*place, "0.5-0.75"): 3.0, (*place, "0.75-1"): 8.0}

@@ -18,8 +18,12 @@ SIGMA_BINS: Final = ("0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1")
 """Noise levels; a bin holds its lower edge, and the last one 1 too."""
 
 
-def by_sigma(term: str, values: Tensor, sigma: Tensor) -> dict[str, float]:
-    """Means of a term over the samples of each bin that has any, as `term/0.25-0.5`.
+Values = Mapping[str, float | list[float]]
+"""By name: one value, or one of each sample, so that their mean does not depend on how samples were dealt to calls."""
+
+
+def by_sigma(term: str, values: Tensor, sigma: Tensor) -> dict[str, list[float]]:
+    """A term's values in each bin that has any, as `term/0.25-0.5`.
 
     Args:
         values: [N].
@@ -29,7 +33,7 @@ def by_sigma(term: str, values: Tensor, sigma: Tensor) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for place, value in sorted(zip(number, values.tolist(), strict=True), key=lambda pair: pair[0]):
         found.setdefault(f"{term}/{SIGMA_BINS[place]}", []).append(value)
-    return {name: math.fsum(own) / len(own) for name, own in found.items()}
+    return found
 
 
 def work(rows: int, latent: Tensor, condition: Condition) -> dict[str, float]:
@@ -49,12 +53,13 @@ class MetricLog:
     world: World = ALONE
     _values: dict[tuple[int, str], list[float]] = field(default_factory=dict)
 
-    def add(self, step: int, prefix: str, values: Mapping[str, float]) -> None:
+    def add(self, step: int, prefix: str, values: Values) -> None:
         """Values of this rank's own microbatches."""
         for name, value in values.items():
-            self._values.setdefault((step, f"{prefix}/{name}"), []).append(float(value))
+            more = value if isinstance(value, list) else [float(value)]
+            self._values.setdefault((step, f"{prefix}/{name}"), []).extend(more)
 
-    def add_once(self, step: int, prefix: str, values: Mapping[str, float]) -> None:
+    def add_once(self, step: int, prefix: str, values: Values) -> None:
         """Values that every rank has alike."""
         if self.world.rank == 0:
             self.add(step, prefix, values)
@@ -65,8 +70,8 @@ class MetricLog:
             self._values = {(row["step"], row["name"]): [row["value"]] for row in table.to_pylist()}
 
     def table(self) -> pa.Table:
-        """Columns step int64, name string, value float64, in rank 0's order of first appearance; a collective."""
-        values = self._merged()
+        """Columns step int64, name string, value float64, sorted by step and name; a collective."""
+        values = dict(sorted(self._merged().items()))
         return pa.table(
             {
                 "step": pa.array([step for step, _ in values], pa.int64()),

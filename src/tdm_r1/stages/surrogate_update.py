@@ -17,7 +17,7 @@ from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone, Condition
 from tdm_r1.models.checkpoints import NO_CHECKPOINTS, Checkpoints
 from tdm_r1.models.levels import Step, shared_noise, steps
-from tdm_r1.models.metrics import MetricLog, by_sigma, work
+from tdm_r1.models.metrics import MetricLog, Values, by_sigma, work
 from tdm_r1.models.optimizer import RoleOptimizer
 from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.progress import Progress, silent
@@ -114,7 +114,7 @@ def _microbatch_loss(
     params: Mapping[str, Tensor],
     anchors: Anchors,
     config: RunConfig,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, Values]:
     section = config.surrogate
     base, reference_error, lag_error = _errors(backbone, query, anchors)
     prediction = velocity_at(backbone, query.x_level, query.level, query.condition, anchors.adapter.apply(params))
