@@ -34,6 +34,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0
 # Explained in docs/operations/install.md: pull policy, keys in the environment, the driver's token, digests.
 CHECKOV_SKIPPED := CKV_K8S_15,CKV_K8S_35,CKV_K8S_38,CKV_K8S_43
 
+MONITORS := prometheus prometheus-pushgateway prometheus-alertmanager
 # What builds and runs the images in tests/images, from Debian's archive.
 CONTAINER_TOOLS := podman runc mmdebstrap catatonit prometheus-pushgateway
 
@@ -60,10 +61,7 @@ test-images: container-tools $(VENV)/.dev ## build and run the images, and build
 	$(BIN)/python -m pytest --durations 15 tests/images tests/contract/test_image_files.py
 
 ocr-engines: build/paddleocr ## what tests of the scorer `ocr` need besides: Tesseract, and PaddleOCR apart from this environment
-	@if ! command -v tesseract >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  flock /var/lib/apt sh -c 'apt-get update -qq; DEBIAN_FRONTEND=noninteractive \
-	  apt-get install -y -qq --no-install-recommends tesseract-ocr tesseract-ocr-eng >/dev/null'; fi
-	@command -v tesseract >/dev/null || echo 'note: tesseract is not installed, so its test will fail'
+	@bash tests/debian-tools.sh 'a test of tests/unit/test_ocr.py' 'tesseract-ocr tesseract-ocr-eng' tesseract
 
 # In a folder of its own: it brings an OpenCV that would replace the one of this environment.
 build/paddleocr: $(VENV)/.dev
@@ -123,10 +121,10 @@ container-tools: ## install what tests/images need, as root on Debian; elsewhere
 	@bash images/container-tools.sh $(CONTAINER_TOOLS)
 
 monitoring-tools: ## install what tests/monitoring need, as root on Debian; elsewhere say what is missing
-	@bash tests/monitoring-tools.sh
+	@bash tests/debian-tools.sh tests/monitoring '$(MONITORS)' '$(MONITORS) promtool' no-services
 
 browser-tools: ## install what tests/browser need, as root on Debian; elsewhere say what is missing
-	@bash tests/browser-tools.sh
+	@bash tests/debian-tools.sh tests/browser 'chromium chromium-driver fonts-dejavu-core' 'chromium chromedriver'
 
 clean: clean-containers ## remove the environment and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -164,9 +164,9 @@ class KfpServer:
 
     def _referenced(self, reference: Mapping[str, str]) -> Mapping[str, Any]:
         for name, spec in self.pipelines.items():
-            if f"id-{name}-v1" == reference.get("pipeline_version_id"):
+            if reference == {"pipeline_id": f"id-{name}", "pipeline_version_id": f"id-{name}-v1"}:
                 return spec
-        raise Refused(404, "pipeline version not found")
+        raise Refused(404, f"pipeline version {reference} not found")
 
 
 @contextmanager

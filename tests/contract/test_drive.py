@@ -222,7 +222,8 @@ def test_a_pipeline_on_the_server_is_driven_by_name_in_a_namespace(finished: Pat
         command = ["drive", "--root", str(root), "--endpoint", server.endpoint, "--pipeline-name", "tdm-r1-block"]
         more = ["--namespace", "team", "--token-file", str(token), "--service-account", "runner", "--poll", "0.05"]
         assert tdm_r1(*command, *more) == 0
-        assert server.bodies[0]["pipeline_version_reference"]["pipeline_version_id"] == "id-tdm-r1-block-v1"
+        named = {"pipeline_id": "id-tdm-r1-block", "pipeline_version_id": "id-tdm-r1-block-v1"}
+        assert server.bodies[0]["pipeline_version_reference"] == named
         assert server.bodies[0]["service_account"] == "runner"
         assert {request.headers["Authorization"] for request in server.requests} == {"Bearer secret-of-the-account"}
         assert next(iter(server.experiments.values()))["namespace"] == "team"

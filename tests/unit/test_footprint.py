@@ -11,16 +11,17 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from tdm_r1.config import AdapterConfig, ModelConfig
+from tdm_r1.config import AdapterConfig, ModelConfig, SamplerConfig
 from tdm_r1.errors import ConfigError
 from tdm_r1.models.adapters import Adapter
 from tdm_r1.models.backbone import Condition
 from tdm_r1.models.open import pipeline_backbone
+from tdm_r1.models.sampler import path
 from tdm_r1.models.shapes import prompt_shapes
 from tdm_r1.plan.document import page
 from tdm_r1.plan.fit import fitted
 from tdm_r1.plan.memory import GB, memory_plan
-from tdm_r1.plan.passes import _measured, pass_cost
+from tdm_r1.plan.passes import _measured, pass_cost, path_bytes
 from tdm_r1.presets import resolve
 from tdm_r1.rng import Keys
 from tests.tiny import TINY_PIPELINES
@@ -80,6 +81,45 @@ def test_the_predicted_peak_of_a_trained_pass_is_what_the_cpu_allocates(
     with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.nn.attention.sdpa_kernel([_math()]):
         backbone.velocity(x, sigma, condition, Adapter(backbone.base(), adapter).apply(role))
     assert counter.get_total_flops() == pytest.approx(ROWS * predicted.flops_asked, rel=0.02)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_predicted_peak_of_a_whole_path_is_what_the_cpu_allocates(
+    checkpointing: bool, folders: dict[str, Path]
+) -> None:
+    config = configured(folders["sd3"], "sd3", checkpointing=checkpointing)
+    adapter = AdapterConfig(rank=4, application="factored", targets=LORA["sd3"])
+    backbone, sampler = pipeline_backbone("sd3")(folders["sd3"], config), SamplerConfig()
+    role = {k: t.requires_grad_() for k, t in Adapter(backbone.base(), adapter).new(Keys(0, 0), "a").items()}
+    tokens, width, pooled = prompt_shapes(config)
+    condition = Condition(torch.randn(ROWS, tokens, width), torch.randn(ROWS, pooled))
+    noise = torch.randn(ROWS, *backbone.latent_shape)
+
+    def trained() -> None:
+        image = path(backbone, noise, condition, Adapter(backbone.base(), adapter).apply(role), sampler)[-1]
+        torch.autograd.backward(image.square().mean())
+
+    trained()
+    for leaf in role.values():
+        leaf.grad = None
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+        trained()
+    first, later = (pass_cost(config, adapter, chained=chained) for chained in (False, True))
+    assert allocated(prof) == pytest.approx(ROWS * path_bytes(first, later, sampler.steps, 0), rel=0.1)
+    assert allocated(prof) > 1.5 * ROWS * first.waiting(0)
+
+
+def test_the_generator_s_memory_and_work_count_every_step_of_the_path(folders: dict[str, Path]) -> None:
+    values = {"model.source": str(folders["sd3"]), "model.resolution": 32, "generator.steps_per_trajectory": 1}
+    values |= {"model.adapter": {"rank": 4, "application": "factored", "targets": LORA["sd3"]}}
+    by_step, whole = (
+        next(s for s in memory_plan(resolve("shapes_smoke", values | more)).stages if s.stage == "generator_update")
+        for more in ({}, {"generator.path": "trajectory"})
+    )
+    model = resolve("shapes_smoke", values).model
+    cost = pass_cost(model, model.adapter)
+    assert whole.activations - by_step.activations >= 8 * 3 * cost.held
+    assert whole.flops - by_step.flops == pytest.approx(16 * 3 * cost.flops_trained)
 
 
 def _math() -> torch.nn.attention.SDPBackend:

@@ -6,7 +6,7 @@ import torch
 
 from tdm_r1 import presets
 from tdm_r1.artifacts.records import role_tensors
-from tdm_r1.stages.generator_update import rows_by_group
+from tdm_r1.models.samples import rows_by_group
 from tdm_r1.tunnel import Tunnel, reinforce
 
 GROUPS = [4, 4, 4, 7, 7, 7, 2, 2]

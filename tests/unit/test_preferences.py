@@ -14,6 +14,7 @@ from tdm_r1.presets import resolve
 from tdm_r1.rewards.ask import Question, make_ready
 from tdm_r1.rewards.judges import Judges
 from tdm_r1.rewards.preferences import BAR, Duel, cyclic, evidence, fit
+from tdm_r1.rewards.protocol import is_failure
 from tdm_r1.rewards.votes import VOTES
 
 DUELS: list[Duel] = [(0, 1, 3.0), (1, 0, 1.0), (1, 2, 2.0), (2, 0, 1.0), (3, BAR, 2.0), (BAR, 2, 1.0)]
@@ -80,7 +81,8 @@ def test_a_sample_that_nobody_judged_has_no_reward_and_is_no_failure() -> None:
     assert disliked.value == pytest.approx(-liked.value)
     assert (liked.part("likes"), disliked.part("dislikes")) == (1.0, 1.0)
     assert math.isfinite(liked.value)
-    assert unseen.abstained
+    assert unseen.error is not None
+    assert not is_failure(unseen.error)
     assert judges.tallies[-1].failed == 0
 
 

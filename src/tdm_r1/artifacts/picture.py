@@ -56,14 +56,17 @@ class Stamp(BaseModel):
 
 def pixel_digest(image: Image.Image) -> str:
     """SHA-256 of width, height and RGB bytes."""
-    size = struct.pack(">II", *image.size)
-    return hashlib.sha256(size + image.tobytes()).hexdigest()
+    return _digest(*image.size, image.tobytes())
 
 
 def picture_digest(pixels: npt.NDArray[np.uint8]) -> str:
     """`pixel_digest` of an array [height, width, RGB]."""
     height, width, _ = pixels.shape
-    return hashlib.sha256(struct.pack(">II", width, height) + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    return _digest(width, height, np.ascontiguousarray(pixels).tobytes())
+
+
+def _digest(width: int, height: int, pixels: bytes) -> str:
+    return hashlib.sha256(struct.pack(">II", width, height) + pixels).hexdigest()
 
 
 def write_png(image: Image.Image, path: Path, stamp: Stamp) -> None:

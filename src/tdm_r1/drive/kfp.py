@@ -146,11 +146,9 @@ class Kfp:
                 hint="leave --pipeline-version out for the newest",
             )
         spec = versions[0].get("pipeline_spec") or {}
-        pipeline = spec.get("pipeline_spec", spec)
-        self._takes, self.processes = (
-            taken_parameters(pipeline, f"pipeline `{self.pipeline_name}`"),
-            processes_in(pipeline),
-        )
+        compiled = spec.get("pipeline_spec", spec)
+        self._takes = taken_parameters(compiled, f"pipeline `{self.pipeline_name}`")
+        self.processes = processes_in(compiled)
         self._reference = {"pipeline_id": pipeline, "pipeline_version_id": str(versions[0]["pipeline_version_id"])}
 
 

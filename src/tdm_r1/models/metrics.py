@@ -31,7 +31,7 @@ def by_sigma(term: str, values: Tensor, sigma: Tensor) -> dict[str, list[float]]
     """
     number = (sigma * len(SIGMA_BINS)).long().clamp(0, len(SIGMA_BINS) - 1).tolist()
     found: dict[str, list[float]] = {}
-    for place, value in sorted(zip(number, values.tolist(), strict=True), key=lambda pair: pair[0]):
+    for place, value in zip(number, values.tolist(), strict=True):
         found.setdefault(f"{term}/{SIGMA_BINS[place]}", []).append(value)
     return found
 

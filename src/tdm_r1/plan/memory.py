@@ -15,7 +15,7 @@ from typing import Final
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError
 from tdm_r1.models.shapes import shapes_of
-from tdm_r1.plan.passes import BYTES, PassCost, decode_cost, pass_cost
+from tdm_r1.plan.passes import BYTES, PassCost, decode_cost, pass_cost, path_bytes
 from tdm_r1.runtime.dry_run import trained
 
 GB: Final = 1_000_000_000
@@ -197,7 +197,7 @@ class _Sizes:
 
         def row(rows: int) -> float:
             part = rows / steps
-            return max(generator.asked * rows, self._student(part, TEACHER), fake.trained * part)
+            return max(generator.asked * rows, generator.waiting(TEACHER) * part, fake.trained * part)
 
         device, host = self.states("generator", "fake")
         once = generator.flops_trained + TEACHER * generator.flops_asked
@@ -239,12 +239,15 @@ class _Sizes:
         )
 
     def generator(self) -> StageMemory:
-        """Fake score; then the student's step, which waits for all frozen queries: in one pass beside the base."""
+        """Fake score; then the student's step or path, which waits for the frozen queries: one pass beside the base."""
         section, cost, fake = self.config.generator, self.costs["generator"], self.costs["fake"]
         asked = TEACHER + (2 if section.surrogate_guidance == 1 else 3)
         device, host = self.states("generator", "fake")
         rows = section.minibatch * section.steps_per_trajectory
-        once = cost.flops_trained + asked * cost.flops_asked
+        steps = self.config.sampler.steps if section.path == "trajectory" else 1
+        later = pass_cost(self.config.model, self.config.model.adapter, chained=True) if steps > 1 else cost
+        student = path_bytes(cost, later, steps, asked)
+        once = steps * cost.flops_trained + asked * cost.flops_asked
         return StageMemory(
             stage="generator_update",
             knob="generator.microbatch",
@@ -252,18 +255,13 @@ class _Sizes:
             weights=self.weights,
             trained=device,
             copies=self.copies("generator", "fake", "surrogate"),
-            row=lambda rows: max(self._student(rows, asked), fake.trained * rows),
+            row=lambda rows: max(student, fake.trained) * rows,
             decode=0.0,
             decoded=0,
             host=host + FLOAT * self.roles["surrogate"],
             flops=rows * (section.fake_updates * self._fake() + once),
             unit=1,
         )
-
-    def _student(self, rows: float, asked: int) -> float:
-        """Its step with gradient, held while so many frozen queries of each row are answered."""
-        cost = self.costs["generator"]
-        return rows * max(cost.trained, cost.held + asked * cost.asked)
 
     def _fake(self) -> float:
         """Operations of one row of the fake score: the teacher's pass, where it counts, and its own."""

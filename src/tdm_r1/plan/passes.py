@@ -41,21 +41,36 @@ class PassCost:
     buffers: float
     """Of the network, beside its parameters; no row has a part in them."""
 
+    def waiting(self, asked: int) -> float:
+        """Most bytes at once of a pass with gradient that waits while `asked` frozen queries are answered together."""
+        return max(self.trained, self.held + asked * self.asked)
 
-def pass_cost(config: ModelConfig, adapter: AdapterConfig) -> PassCost:
-    """Of a role that is applied so."""
-    return _pass_cost(config, adapter, True)
+
+def pass_cost(config: ModelConfig, adapter: AdapterConfig, *, chained: bool = False) -> PassCost:
+    """Of a role that is applied so.
+
+    Args:
+        chained: whether the latent has a gradient, too: a later step of a path that is trained as a whole.
+    """
+    return _pass_cost(config, adapter, True, chained)
+
+
+def path_bytes(first: PassCost, later: PassCost, steps: int, asked: int) -> float:
+    """Most bytes at once of one row of a path with gradient, whose end waits for frozen queries."""
+    if steps == 1:
+        return first.waiting(asked)
+    return first.held + (steps - 2) * later.held + later.waiting(asked)
 
 
 @cache
-def _pass_cost(config: ModelConfig, adapter: AdapterConfig, flash: bool) -> PassCost:
+def _pass_cost(config: ModelConfig, adapter: AdapterConfig, flash: bool, chained: bool) -> PassCost:
     whole = _depths(config)
     small = {kind: min(1, count) for kind, count in whole.items()}
-    first = _measured(config, adapter, small, flash)
+    first = _measured(config, adapter, small, flash, chained=chained)
     total = dict(first)
     for kind, count in whole.items():
         if count > small[kind]:
-            more = _measured(config, adapter, {**small, kind: small[kind] + 1}, flash)
+            more = _measured(config, adapter, {**small, kind: small[kind] + 1}, flash, chained=chained)
             total = {name: total[name] + (count - small[kind]) * (more[name] - first[name]) for name in total}
     return PassCost(**total)
 
@@ -82,7 +97,9 @@ def _shortened(config: ModelConfig, depths: Mapping[str, int]) -> dict[str, Any]
     return {**stated, "n_layers": depths["layers"]}
 
 
-def _measured(config: ModelConfig, adapter: AdapterConfig, depths: Mapping[str, int], flash: bool) -> dict[str, float]:
+def _measured(
+    config: ModelConfig, adapter: AdapterConfig, depths: Mapping[str, int], flash: bool, *, chained: bool = False
+) -> dict[str, float]:
     """Both passes of one row of a shortened network."""
     kind = getattr(torch, config.dtype)
     network = network_of(config, _shortened(config, depths)).requires_grad_(False).eval()
@@ -92,6 +109,7 @@ def _measured(config: ModelConfig, adapter: AdapterConfig, depths: Mapping[str, 
     fitted = Adapter(backbone.base(), adapter.model_copy(update={"application": application(config, adapter)}))
     role = {name: tensor.requires_grad_() for name, tensor in _role(fitted).items()}
     x, sigma, condition = _row(config)
+    x.requires_grad_(chained)
 
     def call() -> Tensor:
         return backbone.velocity(x, sigma, condition, fitted.apply(role))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tdm_r1.artifacts.lines import json_lines
 from tdm_r1.errors import ConfigError
 from tdm_r1.rewards.ask import Question
 from tdm_r1.rewards.protocol import Score
@@ -76,13 +77,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         ConfigError: naming the line that is none.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"line {number} of `{path}` is no JSON: {error}") from error
+    for number, row in json_lines(path.read_text(encoding="utf-8"), path):
         missing = [name for name in ("tag", "correct", "metadata") if not isinstance(row, dict) or name not in row]
         if missing or not isinstance(row["correct"], bool):
             raise ConfigError(

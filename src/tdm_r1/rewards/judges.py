@@ -12,7 +12,7 @@ from tdm_r1.models.progress import Progress, silent
 from tdm_r1.rewards.ask import Question, ask, make_ready
 from tdm_r1.rewards.cache import ScoreCache, key_of, open_cache
 from tdm_r1.rewards.pool import Done, Pool
-from tdm_r1.rewards.protocol import NOT_ASKED, Score, Scorer, failed
+from tdm_r1.rewards.protocol import NOT_ASKED, Score, Scorer, failed, is_failure
 from tdm_r1.rewards.registry import open_scorer
 from tdm_r1.rewards.worker import Order
 from tdm_r1.worlds.mix import WORLD
@@ -143,7 +143,7 @@ class Judges:
     def _count(self, name: str, scores: Sequence[Score], cached: int, seconds: float) -> None:
         pool = self._pools.get(name)
         upkeep = (pool.size, pool.upkeep.died, pool.upkeep.recycled) if pool else (0, 0, 0)
-        errors = sum(score.error is not None and not score.abstained for score in scores)
+        errors = sum(is_failure(score.error) for score in scores)
         fault = self.cache.fault if self.cache else None
         self.tallies.append(Tally(name, len(scores), cached, errors, seconds, *upkeep, fault))
 

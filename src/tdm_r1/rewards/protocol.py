@@ -31,6 +31,8 @@ Parts = tuple[tuple[str, float], ...]
 
 NO_OPINION: Final = "no opinion"
 """How the error of a sample begins that no one judged."""
+NOT_ASKED: Final = "not_asked"
+"""In place of an error: the scorer's `worlds` are others than the prompt's, so that it has no part in its reward."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +89,6 @@ class Score:
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"a score is finite, but {name}={value} was given; say what failed in `error`")
 
-    @property
-    def abstained(self) -> bool:
-        """Whether there is nothing to judge by: no value, and no failure either."""
-        return self.error is not None and self.error.startswith(NO_OPINION)
-
     def part(self, name: str) -> float | None:
         """The first part of that name."""
         return next((value for part, value in self.parts if part == name), None)
@@ -102,8 +99,9 @@ def failed(reason: str) -> Score:
     return Score(value=None, error=reason[:500] or "no reason given")
 
 
-NOT_ASKED: Final = "not_asked"
-"""In place of an error: the scorer's `worlds` are others than the prompt's, so that it has no part in its reward."""
+def is_failure(error: str | None) -> bool:
+    """Whether a score's error says that something failed, and not that there was nothing to judge."""
+    return error is not None and error != NOT_ASKED and not error.startswith(NO_OPINION)
 
 
 def abstained(reason: str) -> Score:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Literal
 
 import torch
-from torch import Tensor
 
 from tdm_r1.artifacts.records import (
     GeneratorState,
@@ -42,47 +39,12 @@ from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.progress import Progress, silent
 from tdm_r1.models.prompts import PromptTable
 from tdm_r1.models.sampler import Query, answers
+from tdm_r1.models.samples import Samples, rows_by_group
 from tdm_r1.models.world import ALONE, World, dealt, rounds
 from tdm_r1.objectives.distillation import Directions, distillation_directions
 from tdm_r1.objectives.generator import Reward, generator_loss, reward_direction
 from tdm_r1.rng import Keys
 from tdm_r1.sampling import renoise
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The trajectories of this iteration; the generator needs no rewards, the surrogate has them."""
-
-    states: Tensor
-    """[N, K+1, C, H, W]."""
-    sample_ids: list[str]
-    prompt_ids: list[str]
-    groups: list[int]
-
-    @staticmethod
-    def of(shards: Sequence[Rollout]) -> Samples:
-        rows = [row for shard in shards for row in shard.index.to_pylist()]
-        return Samples(
-            states=torch.cat([shard.states for shard in shards]),
-            sample_ids=[row["sample_id"] for row in rows],
-            prompt_ids=[row["prompt_id"] for row in rows],
-            groups=[row["group"] for row in rows],
-        )
-
-
-def rows_by_group(groups: Sequence[int], order: Sequence[int], minibatch_of: Literal["groups", "samples"]) -> list[int]:
-    """Rows in the order in which optimizer steps take them: group after group, or one of every group in turn.
-
-    Args:
-        groups: of each row.
-        order: of the groups.
-    """
-    members: dict[int, list[int]] = {group: [] for group in order}
-    for row, group in enumerate(groups):
-        members[group].append(row)
-    if minibatch_of == "groups":
-        return [row for rows in members.values() for row in rows]
-    return [row for turn in zip_longest(*members.values()) for row in turn if row is not None]
 
 
 @dataclass(frozen=True)

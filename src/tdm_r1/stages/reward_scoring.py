@@ -16,7 +16,7 @@ from tdm_r1.models.prompts import PromptTable
 from tdm_r1.rewards.ask import Question
 from tdm_r1.rewards.judges import Judges
 from tdm_r1.rewards.preferences import evidence
-from tdm_r1.rewards.protocol import NOT_ASKED, Score
+from tdm_r1.rewards.protocol import NOT_ASKED, Score, is_failure
 
 
 def reward_scoring(
@@ -80,7 +80,7 @@ def with_feedback(questions: Sequence[Question], rollout: Rollout, feedback: Fee
 
 def check_errors(name: str, scores: Sequence[Score], config: RewardConfig) -> None:
     """Refuse a shard on which a scorer failed too often, or at all where its errors must fail the stage."""
-    errors = [score.error for score in scores if score.error is not None and not score.abstained]
+    errors = [score.error for score in scores if is_failure(score.error)]
     bearable = 0.0 if config.scorers[name].on_error == "fail" else config.max_error_rate
     if len(errors) > bearable * len(scores):
         raise ScorerError(

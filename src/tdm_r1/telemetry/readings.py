@@ -114,14 +114,14 @@ def _of_role(where: Where, role: str, term: str, steps: Sequence[float]) -> list
 def of_scores(where: Where, scores: pa.Table, scorers: pa.Table, config: RewardConfig) -> list[Sample]:
     """Counts by scorer and reason, and the spread of the rewards."""
     from tdm_r1.rewards.aggregate import aggregate_tables
-    from tdm_r1.rewards.protocol import NOT_ASKED
+    from tdm_r1.rewards.protocol import NOT_ASKED, is_failure
 
     found = []
     for name in scorers["name"].to_pylist():
         rows = scores.select(["scorer", "error"]).to_pylist()
         own = [row["error"] for row in rows if row["scorer"] == name and row["error"] != NOT_ASKED]
         found.append(sample("scores", len(own), **where, scorer=name))
-        for reason, count in Counter(reason_of(error) for error in own if error is not None).items():
+        for reason, count in Counter(reason_of(error) for error in own if is_failure(error)).items():
             found.append(sample("scores_failed", count, **where, scorer=name, reason=reason))
     rows = [row for row in aggregate_tables(scores, scorers, config).to_pylist() if row["reward"] is not None]
     if rewards := [float(row["reward"]) for row in rows]:

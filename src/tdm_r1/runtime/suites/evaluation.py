@@ -21,7 +21,7 @@ from tdm_r1.errors import ConfigError, RootMismatchError
 from tdm_r1.models.progress import Progress, silent
 from tdm_r1.rewards.geneval_results import result_row
 from tdm_r1.rewards.judges import Judges
-from tdm_r1.rewards.protocol import NOT_ASKED
+from tdm_r1.rewards.protocol import NOT_ASKED, is_failure
 from tdm_r1.rng import Keys
 from tdm_r1.runtime.suites import markdown
 from tdm_r1.runtime.suites.parts import (
@@ -165,7 +165,7 @@ def _about(name: str, judges: Judges, rows: Sequence[Row]) -> dict[str, Any]:
     asked = [row for row in rows if row["error"] != NOT_ASKED]
     about = {key: value for key, value in asdict(info).items() if key in ("version", "revision", "licence", "device")}
     told = {"use": section.use or name, "options": section.options, "higher_is_better": info.higher_is_better}
-    return {**about, **told, "images": len(asked), "errors": sum(row["error"] is not None for row in asked)}
+    return {**about, **told, "images": len(asked), "errors": sum(is_failure(row["error"]) for row in asked)}
 
 
 def geneval_results(suite: Suite, rows: Sequence[Row]) -> bytes:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tdm_r1.artifacts.lines import json_lines
 from tdm_r1.errors import ConfigError
 from tdm_r1.worlds.world import WorldPrompt
 
@@ -73,13 +73,7 @@ def _table(text: str, path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _objects(text: str, path: Path) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"line {number} of `{path}` is no JSON: {error}") from error
+    for number, row in json_lines(text, path):
         if not isinstance(row, dict):
             raise ConfigError(f"line {number} of `{path}` is no JSON object", hint='write {"prompt": "…"}')
         yield number, row
