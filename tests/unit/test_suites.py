@@ -187,6 +187,7 @@ def test_a_scorer_without_its_weights_refuses_before_anything_is_drawn(
         ("p.txt", "a cat\n\n a dog \na cat\n"),
         ("p.csv", '\ufeffPrompts,Category\na cat,Colors\n" a dog ",Colors\na cat,"Rare Words"\n'),
         ("p.jsonl", '{"prompt": "a cat", "seed": 1}\n\n{"text": " a dog "}\n{"prompt": "a cat", "tag": "rare"}\n'),
+        ("p.jsonl", '{"prompt": "a cat", "note": "a\u2028b"}\r\n{"text": "a dog"}\n{"prompt": "a cat", "tag": "rare"}'),
     ],
 )
 def test_prompts_are_read_from_lists_tables_and_objects(name: str, text: str, tmp_path: Path) -> None:
