@@ -27,7 +27,7 @@ def test_kfps_own_client_understands_the_server_of_these_tests(finished: Path, t
         )
         runs = kfp_server_api.RunServiceApi(client)
         body = kfp_server_api.V2beta1Run(display_name="b", experiment_id=experiment.experiment_id)
-        with pytest.raises(kfp_server_api.ApiException, match="pipeline version .* not found"):
+        with pytest.raises(kfp_server_api.ApiException, match=r"pipeline version .* not found"):
             runs.run_service_create_run(run=body)
         assert runs.run_service_list_runs().runs is None
 
