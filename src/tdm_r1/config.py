@@ -336,6 +336,8 @@ class EvaluationConfig(Section):
     """Held-out prompts, spread over the tags as the split has them."""
     images_per_prompt: Positive = 1
     """Images per prompt."""
+    teacher_images_per_prompt: Count = 0
+    """Images per prompt of the rows that sample with guidance, the first of the others'; 0 and more mean all [ours]."""
     teacher_steps: Count = 40
     """Steps of the teacher's row at iteration 0; two network evaluations each. 0 leaves the row out."""
     teacher_guidance: NonNegative = 4.5

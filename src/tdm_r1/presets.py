@@ -81,7 +81,7 @@ def shapes_cpu_full() -> RunConfig:
             surrogate_guidance=1.0,
             t_min=0.55,
             cfg_share=0.5,
-            reward_weight=36.0,
+            reward_weight=12.0,
         ),
         reward=RewardConfig(
             scorers={
@@ -90,7 +90,7 @@ def shapes_cpu_full() -> RunConfig:
             },
             workers=0,
         ),
-        evaluation=EvaluationConfig(every=10, images_per_prompt=2, teacher_guidance=3.0),
+        evaluation=EvaluationConfig(every=10, images_per_prompt=4, teacher_images_per_prompt=2, teacher_guidance=3.0),
     )
 
 

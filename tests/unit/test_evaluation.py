@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tdm_r1.stages.evaluation import shares_by_tag
+from tdm_r1.stages.evaluation import numbered, shares_by_tag
 from tdm_r1.statistics import OVERALL, tag_intervals
 
 TAG_OF = {"p1": "colors", "p2": "colors", "p3": "counting"}
@@ -21,3 +21,9 @@ def test_images_that_always_agree_within_a_prompt_do_not_narrow_the_interval() -
     once = tag_intervals(shares_by_tag(prompts, correct, tag_of), resamples=200, seed=0)
     often = tag_intervals(shares_by_tag(prompts * 8, correct * 8, tag_of), resamples=200, seed=0)
     assert often == once
+
+
+def test_a_row_with_fewer_images_draws_the_first_of_each_prompt_from_the_noise_of_the_others() -> None:
+    prompt_ids = ["p1", "p1", "p1", "p2", "p2", "p2"]
+    assert numbered(prompt_ids, 2) == [(0, "p1"), (1, "p1"), (3, "p2"), (4, "p2")]
+    assert numbered(prompt_ids, 3) == list(enumerate(prompt_ids))

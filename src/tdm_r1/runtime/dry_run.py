@@ -15,6 +15,7 @@ from tdm_r1.models.adapters import Adapter
 from tdm_r1.models.shapes import DOWNLOAD_BYTES, Shapes, shapes_of
 from tdm_r1.models.sources import kind_of, require_pinned, source_folder
 from tdm_r1.runtime.layout import STAGES, all_tasks
+from tdm_r1.stages.evaluation import guided_images
 from tdm_r1.worlds.world import open_world
 
 FLOAT: Final = 4
@@ -89,12 +90,13 @@ def trained(adapter: AdapterConfig, base: dict[str, Tensor]) -> int:
 
 
 def _images(config: RunConfig, evaluations: int) -> dict[str, int]:
-    rows = evaluations + (2 if config.evaluation.teacher_steps else 0)
-    rows += evaluations - 1 if config.evaluation.surrogate_steps else 0
+    asked = config.evaluation
+    guided = (2 if asked.teacher_steps else 0) + (evaluations - 1 if asked.surrogate_steps else 0)
+    per_prompt = evaluations * asked.images_per_prompt + guided * guided_images(config)
     return {
         "stage 0": (config.distill.warmup + config.distill.steps) * config.distill.batch,
         "rollout": config.iterations * config.rollout.groups * config.rollout.group_size,
-        "evaluation, at most": rows * config.evaluation.prompts * config.evaluation.images_per_prompt,
+        "evaluation, at most": per_prompt * asked.prompts,
     }
 
 

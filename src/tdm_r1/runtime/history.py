@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -123,18 +124,19 @@ def _health(run: Run) -> dict[str, Series]:
 
 
 def _drawn(records: Sequence[Evaluation]) -> list[Drawn]:
-    """The first prompts of each tag with every model's picture; the i-th sample of all models shares its noise."""
-    by_model: dict[str, list[tuple[dict[str, Any], Picture]]] = {}
+    """The first prompts of each tag with the first picture that every model drew of it, from the same noise."""
+    by_model: dict[str, dict[str, tuple[dict[str, Any], Picture]]] = {}
     for record in records:
         for row, image in zip(record.samples.to_pylist(), record.image, strict=True):
-            by_model.setdefault(row["name"], []).append((row, Picture(image, row["correct"])))
-    shown = [model for model in SHOWN if model in by_model]
-    taken: dict[str, int] = {}
+            pictures = by_model.setdefault(row["name"], {})
+            pictures.setdefault(row["prompt_id"], (row, Picture(image, row["correct"])))
+    shown = {model: by_model[model] for model in SHOWN if model in by_model}
+    common = [prompt for prompt in next(iter(shown.values()), {}) if all(prompt in own for own in shown.values())]
+    taken: Counter[str] = Counter()
     found = []
-    for samples in zip(*(by_model[model] for model in shown), strict=True):
-        row = samples[0][0]
-        taken[row["tag"]] = taken.get(row["tag"], 0) + 1
+    for prompt in common:
+        row = next(iter(shown.values()))[prompt][0]
+        taken[row["tag"]] += 1
         if taken[row["tag"]] <= PER_TAG:
-            pictures = {model: picture for model, (_, picture) in zip(shown, samples, strict=True)}
-            found.append(Drawn(row["text"], row["tag"], pictures))
+            found.append(Drawn(row["text"], row["tag"], {model: own[prompt][1] for model, own in shown.items()}))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -35,6 +36,8 @@ class Row:
     nfe: int
     """Network evaluations per image; guidance costs two per step."""
     sample: Sampler
+    images_per_prompt: int
+    """The first images of each prompt; no more than the evaluation's own number."""
 
 
 Prompt = TypeVar("Prompt")
@@ -54,6 +57,12 @@ def held_out(prompts: PromptTable, config: RunConfig) -> list[str]:
     return [prompt for prompt in chosen for _ in range(config.evaluation.images_per_prompt)]
 
 
+def guided_images(config: RunConfig) -> int:
+    """Images per prompt of the rows that sample with guidance."""
+    whole = config.evaluation.images_per_prompt
+    return min(config.evaluation.teacher_images_per_prompt or whole, whole)
+
+
 def generator_row(name: str, role: RoleTensors, *, backbone: Backbone, config: RunConfig) -> Row:
     """The few-step generator, without guidance."""
     weights = Adapter(backbone.base(), config.model.adapter).apply(role)
@@ -62,7 +71,7 @@ def generator_row(name: str, role: RoleTensors, *, backbone: Backbone, config: R
         path = trajectory(backbone, noise, condition, weights, config.sampler, config.rollout.microbatch)
         return path[:, -1]
 
-    return Row(name, config.sampler.steps, sample)
+    return Row(name, config.sampler.steps, sample, config.evaluation.images_per_prompt)
 
 
 def guided_row(
@@ -91,7 +100,7 @@ def guided_row(
             microbatch=config.rollout.microbatch,
         )
 
-    return Row(name, 2 * steps, sample)
+    return Row(name, 2 * steps, sample, guided_images(config))
 
 
 @dataclass(frozen=True)
@@ -140,11 +149,22 @@ def shares_by_tag(
     return {tag: np.array(found) for tag, found in shares.items()}
 
 
-def _drawn(row: Row, prompt_ids: list[str], table: PromptTable, backbone: Backbone, keys: Keys) -> Tensor:
+def numbered(prompt_ids: Sequence[str], images_per_prompt: int) -> list[tuple[int, str]]:
+    """The first images of every prompt: their place in the whole evaluation, which names their noise, and prompt."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for number, prompt in enumerate(prompt_ids):
+        if seen[prompt] < images_per_prompt:
+            kept.append((number, prompt))
+        seen[prompt] += 1
+    return kept
+
+
+def _drawn(row: Row, own: list[tuple[int, str]], table: PromptTable, backbone: Backbone, keys: Keys) -> Tensor:
     """Images of one row, from the same initial noise for every row."""
-    samples = [f"{prompt}/{number}" for number, prompt in enumerate(prompt_ids)]
+    samples = [f"{prompt}/{number}" for number, prompt in own]
     noise = keys.normals("evaluation/noise", samples, shape=backbone.latent_shape)
-    return backbone.decode(row.sample(noise, table.condition(prompt_ids)))
+    return backbone.decode(row.sample(noise, table.condition([prompt for _, prompt in own])))
 
 
 def _judged(
@@ -215,8 +235,10 @@ def evaluation(
     fixed = keys.at(0)
     outcomes = []
     for row in rows:
-        images = _drawn(row, prompt_ids, table, backbone, fixed)
-        outcomes.append(_judged(row.name, row.nfe, images, prompt_ids, table, judges, config, fixed))
+        own = numbered(prompt_ids, row.images_per_prompt)
+        images = _drawn(row, own, table, backbone, fixed)
+        asked = [prompt for _, prompt in own]
+        outcomes.append(_judged(row.name, row.nfe, images, asked, table, judges, config, fixed))
     return _record(outcomes, table, keys.iteration)
 
 
