@@ -76,7 +76,7 @@ def shapes_cpu_full() -> RunConfig:
             steps_per_trajectory=1,
             minibatch=128,
             minibatch_of="samples",
-            microbatch=32,
+            microbatch=64,
             guidance=5.0,
             surrogate_guidance=1.0,
             t_min=0.55,
@@ -98,7 +98,8 @@ def shapes_cpu() -> RunConfig:
     """The demonstration: twenty minutes of the long run on two CPU cores, from the TDM that it distilled."""
     full = shapes_cpu_full()
     start = full.distill.model_copy(update={"adapter": "embedded:shapes_tdm", "steps": 0, "warmup": 40})
-    return full.model_copy(update={"preset": "shapes_cpu", "iterations": 20, "distill": start})
+    evaluated = full.evaluation.model_copy(update={"every": 12})
+    return full.model_copy(update={"preset": "shapes_cpu", "iterations": 24, "distill": start, "evaluation": evaluated})
 
 
 def shapes_smoke() -> RunConfig:
