@@ -20,8 +20,22 @@ from tdm_r1.runtime.layout import Task, once_tasks
 from tdm_r1.runtime.loop import isolated, loop
 from tdm_r1.runtime.run import Run, create_run
 
-MEASURED = {"iterations": 2, "rollout.groups": 16, "rollout.shards": 2, "evaluation.every": 1, "distill.steps": 20}
-PLANNED = {"iterations": 3, "rollout.groups": 24, "rollout.shards": 4, "evaluation.every": 2, "distill.steps": 20}
+MEASURED = {
+    "iterations": 2,
+    "generator.start": 1,
+    "rollout.groups": 16,
+    "rollout.shards": 2,
+    "evaluation.every": 1,
+    "distill.steps": 20,
+}
+PLANNED = {
+    "iterations": 3,
+    "generator.start": 2,
+    "rollout.groups": 24,
+    "rollout.shards": 4,
+    "evaluation.every": 2,
+    "distill.steps": 20,
+}
 
 
 def timed(root: str, preset: str, knobs: dict[str, Any]) -> tuple[Run, float]:
