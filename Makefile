@@ -36,7 +36,7 @@ CHECKOV_SKIPPED := CKV_K8S_15,CKV_K8S_35,CKV_K8S_38,CKV_K8S_43
 
 MONITORS := prometheus prometheus-pushgateway prometheus-alertmanager
 # What builds and runs the images in tests/images, from Debian's archive.
-CONTAINER_TOOLS := podman runc mmdebstrap catatonit prometheus-pushgateway
+CONTAINER_TOOLS := podman runc mmdebstrap catatonit iproute2 prometheus-pushgateway
 
 .PHONY: help demo test faults check check-types check-rest check-k8s golden fuzz images locks pins wheelhouse test-images container-tools
 .PHONY: monitoring-tools browser-tools ocr-engines clean clean-containers

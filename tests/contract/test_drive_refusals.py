@@ -21,6 +21,13 @@ def test_check_submits_nothing_and_takes_no_lease(finished: Path, tmp_path: Path
 
 
 EIGHT = str(Path(BLOCK).parent / "8xH100" / "block.yaml")
+STORED = {
+    "root": {"inputDefinitions": {"parameters": {"root": {"parameterType": "STRING"}}}},
+    "deploymentSpec": {
+        "executors": {"a": {"container": {"args": ["launch", "--nproc-per-node", "8", "stage", "distill_base"]}}}
+    },
+}
+"""What is enough of a pipeline on the server to be refused."""
 
 
 class Case:
@@ -53,6 +60,12 @@ CASES = {
     "another server": Case("has no KFP API", server={"fault": lambda _: Answer({"message": "not here"}, 404)}),
     "more processes than parts": Case(
         "`distill_base` is to run in 8 processes, expected a divisor of 4", "--pipeline", EIGHT, pipeline=False
+    ),
+    "more processes than parts, in a pipeline on the server": Case(
+        "`distill_base` is to run in 8 processes, expected a divisor of 4",
+        *("--pipeline-name", "stored"),
+        server={"pipelines": {"stored": STORED}},
+        pipeline=False,
     ),
     "a budget without prices": Case("--budget needs prices", "--budget", "10"),
 }

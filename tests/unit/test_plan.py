@@ -31,7 +31,7 @@ SECONDS = {"rollout": 10.0, "reward_scoring": 30.0, "surrogate_update": 5.0, "ge
 
 def run_config(shards: int, **more: Any) -> Any:
     knobs = {"rollout.groups": shards, "rollout.shards": shards, "rollout.group_size": 2, "evaluation.every": 1}
-    return resolve("shapes_cpu", {**knobs, **more})
+    return resolve("shapes_cpu", {**knobs, "generator.start": 1, **more})
 
 
 def costs(config: Any, spread: float = 0.0, **seconds: float) -> Costs:
@@ -186,6 +186,8 @@ def test_iterations_before_the_generator_moves_say_nothing_about_its_cost(finish
     assert measured(store, config).stages["generator_update"].tasks == config.iterations
     assert measured(store, later).stages["generator_update"].tasks == config.iterations - 1
     assert measured(store, later).stages["surrogate_update"].tasks == config.iterations
+    assert measured(store, later).seconds(Task("generator_update", 1), later) == 0
+    assert measured(store, later).seconds(Task("generator_update", 2), later) > 0
 
 
 def test_the_shipped_costs_are_read_as_they_were_written() -> None:
@@ -213,6 +215,21 @@ def test_a_plan_adds_up(tmp_path: Path) -> None:
     assert plan.block_seconds["p50"] == pytest.approx(5 * (40 + 14 + 5 * 3.0))
     assert plan.overhead_share == pytest.approx(15 / 69)
     assert plan.run_bytes == pytest.approx(2 + 10 * plan.iteration_bytes)
+
+
+def test_a_run_takes_less_while_its_generator_stands_still_and_where_nothing_is_evaluated(tmp_path: Path) -> None:
+    priced = tmp_path / "priced.toml"
+    prices = {"rollout": 3600, "update": 7200, "scoring": 3600}
+    priced.write_text(
+        'extends = "smoke"\n' + "".join(f"[pools.{p}]\nprice_per_hour = {c}\n" for p, c in prices.items())
+    )
+    config = run_config(2, iterations=10, **{"generator.start": 4, "evaluation.every": 5})
+    setting = Setting(orchestrator="argo", pod_start=0.0, events=20_000)
+    plan = make_plan(config, open_profile(str(priced)), costs(config), setting)
+    assert plan.block_seconds["p50"] == pytest.approx(5 * (40 + 2 * 3 + 5 + 7 + 2 * 3) + 2 + 3), "the last block"
+    assert plan.run_hours * 3600 == pytest.approx(2 * (1 + 3) + 10 * (46 + 12 + 6) - 3 * 7 + 2 * 5)
+    paid = 10 * (2 * 10 + 2 * 30 + 4 * 3) + 2 * 5, 10 * (5 + 7 + 2 * 3) - 3 * 7
+    assert plan.iteration_cost == pytest.approx((paid[0] + 2 * paid[1]) / 10)
 
 
 def test_the_command_prints_json_and_says_by_its_exit_code_that_a_limit_breaks(

@@ -54,8 +54,8 @@ class Costs:
     stages: Mapping[str, StageCost]
 
     def seconds(self, task: Task, config: RunConfig) -> float:
-        """Expected duration of a task, as its manifest would say."""
-        return self.stages[task.stage].seconds * units(task.stage, config)
+        """Expected duration of a task, as its manifest would say; none for a generator that does not move yet."""
+        return 0.0 if idle(task, config) else self.stages[task.stage].seconds * units(task.stage, config)
 
     def bytes(self, task: Task, config: RunConfig) -> float:
         """Expected size of its record."""
@@ -96,7 +96,7 @@ def _passes(section: GeneratorConfig, path_steps: int) -> int:
     return section.steps_per_trajectory * (1 + section.fake_updates)
 
 
-def _idle(task: Task, config: RunConfig) -> bool:
+def idle(task: Task, config: RunConfig) -> bool:
     """Whether the generator stood still in it, so that its seconds are not those of its work."""
     return task.stage == "generator_update" and task.iteration < config.generator.start
 
@@ -113,7 +113,7 @@ def measured(store: Store, config: RunConfig) -> Costs:
     found = [(task, manifest) for task in tasks if (manifest := read_manifest(store, task.location)) is not None]
     stages = {}
     for stage in STAGES:
-        working = [(t, m) for t, m in found if t.stage == stage and not _idle(t, config)]
+        working = [(t, m) for t, m in found if t.stage == stage and not idle(t, config)]
         own = [(m.provenance.seconds, sum(f.size for f in m.files.values())) for _, m in working]
         if not own:
             raise ConfigError(
@@ -155,7 +155,7 @@ def between(times: Sequence[tuple[datetime, datetime]]) -> float:
 def shipped() -> Costs:
     """The costs that come with the package.
 
-    Source: the third demonstration of 2026-11-22 (docs/log.md), preset `shapes_cpu`, on two CPU cores.
+    Source: benchmarks/costs.py on the fifth demonstration of 2026-11-22 (docs/log.md), preset `shapes_cpu`, two cores.
     """
     text = files("tdm_r1").joinpath("assets", "plan", f"{SHIPPED}.json").read_text(encoding="utf-8")
     return costs_from(json.loads(text))

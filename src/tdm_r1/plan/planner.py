@@ -15,7 +15,7 @@ from tdm_r1.plan.limits import Limit, limits, pods
 from tdm_r1.plan.simulate import Cluster, Outcome, ideal, percentiles, repeats, simulate
 from tdm_r1.profiles import POOL_OF, PoolName, Profile
 from tdm_r1.runtime.dealing import require_all_fit
-from tdm_r1.runtime.layout import STAGES, Task, iteration_tasks, once_tasks
+from tdm_r1.runtime.layout import PER_ITERATION, STAGES, Task, iteration_tasks, once_tasks
 
 Orchestrator = Literal["kfp", "argo"]
 PROCESS_SECONDS: Final = 3.0
@@ -91,7 +91,7 @@ class Plan:
     """Shards in flight that keep both pools busy then: `shards_at_once` of the profile."""
     simulations: int
     block_seconds: Mapping[str, float]
-    """Percentiles of the makespan of a block, resubmissions included."""
+    """Percentiles of the makespan of the last block, resubmissions included."""
     ideal_seconds: float
     """Of a block whose pods start at once and never fail."""
     overhead_share: float
@@ -99,8 +99,9 @@ class Plan:
     submissions: float
     """Mean per block; more than one when pods fail and nobody starts them again."""
     run_hours: float
-    """By median blocks."""
+    """By median blocks, less what the generator does not do before it starts."""
     iteration_cost: float | None
+    """Mean over the run."""
     run_cost: float | None
     limits: tuple[Limit, ...]
 
@@ -124,14 +125,15 @@ def make_plan(config: RunConfig, profile: Profile, measured: Costs, setting: Set
     require_all_fit({stage: profile.pool_of(stage).processes for stage in STAGES}, config)
     costs = faster(measured, {"rollout": setting.gpu_speed, "update": setting.gpu_speed, "scoring": setting.cpu_speed})
     cluster, block = cluster_of(profile, setting), min(setting.block, config.iterations)
-    numbers, count = range(1, block + 1), repeats(config, block, setting.events)
+    numbers = range(config.iterations - block + 1, config.iterations + 1)  # the last block: by then every stage works
+    count = repeats(config, block, setting.events)
     outcomes = [simulate(config, costs, cluster, numbers, setting.seed + index) for index in range(count)]
     makespan = percentiles([outcome.seconds for outcome in outcomes], SHARES)
     floor = ideal(config, costs, cluster, numbers)
     enough = enough_scoring_pods(config, costs, cluster)
     stages = tuple(stage_plan(stage, config, profile, costs, cluster) for stage in STAGES)
-    per_block, once = block_cost(outcomes, profile), once_cost(stages)
-    blocks = config.iterations / block
+    blocks, beyond = config.iterations / block, beyond_blocks(config, costs, cluster, block)
+    repeated, once = repeated_cost(outcomes, profile, blocks, beyond), once_cost(stages)
     once_seconds = math.fsum(cluster.start + costs.seconds(task, config) for task in once_tasks())
     per_iteration, total = storage(config, costs)
     return Plan(
@@ -152,9 +154,9 @@ def make_plan(config: RunConfig, profile: Profile, measured: Costs, setting: Set
         ideal_seconds=floor,
         overhead_share=max(0.0, 1 - floor / makespan[0]) if makespan[0] else 0.0,
         submissions=statistics.fmean(outcome.submissions for outcome in outcomes),
-        run_hours=(once_seconds + blocks * makespan[0]) / 3600,
-        iteration_cost=None if per_block is None else per_block / block,
-        run_cost=None if per_block is None or once is None else once + blocks * per_block,
+        run_hours=(once_seconds + blocks * makespan[0] + math.fsum(beyond.values())) / 3600,
+        iteration_cost=None if repeated is None else repeated / config.iterations,
+        run_cost=None if repeated is None or once is None else once + repeated,
         limits=tuple(limits(config, profile, costs, block)),
     )
 
@@ -227,13 +229,38 @@ def stage_plan(stage: str, config: RunConfig, profile: Profile, costs: Costs, cl
     )
 
 
-def block_cost(outcomes: Sequence[Outcome], profile: Profile) -> float | None:
-    """Mean cost of a block: pods are paid while they start, and when their work is lost."""
-    prices = {pool: profile.pool(pool).price_per_hour for outcome in outcomes for pool in outcome.busy}
+def beyond_blocks(config: RunConfig, costs: Costs, cluster: Cluster, block: int) -> dict[PoolName, float]:
+    """Seconds that the run takes more than as many blocks like its last, by pool; negative where it takes less.
+
+    The stages that follow one another differ: a generator that stands still at first, and what is not always evaluated.
+    """
+
+    def serial(first: int) -> dict[PoolName, float]:
+        tasks = (task for number in range(first, config.iterations + 1) for task in iteration_tasks(number, config))
+        found: dict[PoolName, float] = {}
+        for task in tasks:
+            if task.stage in PER_ITERATION:
+                pool = POOL_OF[task.stage]
+                found[pool] = found.get(pool, 0.0) + cluster.start + costs.seconds(task, config)
+        return found
+
+    last = serial(config.iterations - block + 1)
+    blocks = config.iterations / block
+    return {pool: seconds - blocks * last.get(pool, 0.0) for pool, seconds in serial(1).items()}
+
+
+def repeated_cost(
+    outcomes: Sequence[Outcome], profile: Profile, blocks: float, beyond: Mapping[PoolName, float]
+) -> float | None:
+    """Mean cost of all iterations: pods are paid while they start, and when their work is lost."""
+    busy = {pool: beyond.get(pool, 0.0) for pool in {pool for outcome in outcomes for pool in outcome.busy}}
+    for outcome in outcomes:
+        for pool, seconds in outcome.busy.items():
+            busy[pool] += blocks * seconds / len(outcomes)
+    prices = {pool: profile.pool(pool).price_per_hour for pool in busy}
     if any(price is None for price in prices.values()):
         return None
-    spent = (seconds * (prices[pool] or 0.0) for outcome in outcomes for pool, seconds in outcome.busy.items())
-    return math.fsum(spent) / 3600 / len(outcomes)
+    return math.fsum(seconds * (prices[pool] or 0.0) for pool, seconds in busy.items()) / 3600
 
 
 def once_cost(stages: Sequence[StagePlan]) -> float | None:

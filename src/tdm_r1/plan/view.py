@@ -50,7 +50,10 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
             f"{plan.enough_scoring_pods} pods keep up with {plan.rollout_pods} rollout pods; planned "
             f"{plan.scoring_pods}, with shards_at_once = {plan.enough_bodies}",
         ),
-        (f"block of {plan.block}", f"{makespan} ({plan.simulations} simulations, {plan.block_pods:,} pods on KFP)"),
+        (
+            f"last block of {plan.block}",
+            f"{makespan} ({plan.simulations} simulations, {plan.block_pods:,} pods on KFP)",
+        ),
         ("without overhead", f"{plan.ideal_seconds:,.0f} s; starts and failures are {plan.overhead_share:.0%} of p50"),
         ("run", f"{plan.run_hours:.1f} hours, {plan.submissions:.2f} submissions per block"),
     ]
