@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,7 +75,11 @@ def write_table(path: Path, megabytes: int) -> int:
     images = torch.randint(0, 256, (ROWS, 128, 128, 3), dtype=torch.uint8)
     tensors = {"images": images, "states": torch.randn(ROWS, 5, 4, 16, 16)}
     while writer is None or path.stat().st_size < megabytes * 1_000_000:
-        names = {"sample_id": [f"s{rows + n}" for n in range(ROWS)], "prompt_id": ["p0"] * ROWS, "group": [0] * ROWS}
+        names: dict[str, list[Any]] = {
+            "sample_id": [f"s{rows + n}" for n in range(ROWS)],
+            "prompt_id": ["p0"] * ROWS,
+            "group": [0] * ROWS,
+        }
         table = Rollout.table("index", **names)
         for name, tensor in tensors.items():
             field, column = rows_column(name, specs[name], tensor, lists=False)
