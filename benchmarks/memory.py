@@ -4,6 +4,9 @@
 
 A run with one rollout of that size is written to a temporary folder, row group by row group. Each command then
 runs in a process of its own; `MB_added` is its peak of resident memory above what it had before it opened the run.
+The peak is the kernel's own (`VmHWM`), reset at that moment: a process inherits the one of `getrusage` from its
+parent, which hides whatever stays below it. Linux only.
+`load` is what a stage does, which keeps the whole table: it shows that the measure sees memory.
 With --s3 the same run is put on a SeaweedFS of the extra `dev`.
 """
 
@@ -19,6 +22,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,33 +43,45 @@ LOCATION = "iter-00001/rollout/shard-0000"
 ROWS = 128
 """Per row group: 128 · (3 · 128² + 4 · 5 · 4 · 16²) bytes are 9 MB."""
 
-PROBE = """
-import json, resource, sys, time
+PROBE: Final = """
+import json, sys, time
 import duckdb, torch
+from tdm_r1.artifacts.records import Rollout
+from tdm_r1.artifacts.repository import load
 from tdm_r1.runtime.audit import audit
 from tdm_r1.runtime.query import query
 from tdm_r1.runtime.run import open_run
 import tdm_r1.artifacts.s3_client, boto3
 root, what = sys.argv[1:]
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-before, start = peak(), time.perf_counter()
+def kilobytes(name):
+    [line] = [line for line in open("/proc/self/status") if line.startswith(name + ":")]
+    return int(line.split()[1])
+open("/proc/self/clear_refs", "w").write("5")
+before, start = kilobytes("VmRSS"), time.perf_counter()
 if what == "audit":
     [record] = [r for r in audit(root, threads=1).records if r.task.stage == "rollout"]
     assert record.rows and all(fault.kind == "lineage" for fault in record.faults), record.faults
+elif what == "load":
+    record, _ = load(open_run(root).store, "iter-00001/rollout/shard-0000", Rollout)
 else:
     query(open_run(root), 'SELECT count(*), max("group") FROM rollouts')
-print(json.dumps({"MB_added": peak() - before, "seconds": round(time.perf_counter() - start, 1)}))
+print(json.dumps({"MB_added": (kilobytes("VmHWM") - before) // 1024, "seconds": round(time.perf_counter() - start, 1)}))
 """
 
 
 def write_table(path: Path, megabytes: int) -> int:
     """Write a rollout of about this size and return its number of rows; one row group is in memory."""
     specs, rows, writer = row_specs(Rollout, "N"), 0, None
+    images = torch.randint(0, 256, (ROWS, 128, 128, 3), dtype=torch.uint8)
+    tensors = {"images": images, "states": torch.randn(ROWS, 5, 4, 16, 16)}
     while writer is None or path.stat().st_size < megabytes * 1_000_000:
-        names = {"sample_id": [f"s{rows + n}" for n in range(ROWS)], "prompt_id": ["p0"] * ROWS, "group": [0] * ROWS}
+        names: dict[str, list[Any]] = {
+            "sample_id": [f"s{rows + n}" for n in range(ROWS)],
+            "prompt_id": ["p0"] * ROWS,
+            "group": [0] * ROWS,
+        }
         table = Rollout.table("index", **names)
-        images = torch.randint(0, 256, (ROWS, 128, 128, 3), dtype=torch.uint8)
-        for name, tensor in (("images", images), ("states", torch.randn(ROWS, 5, 4, 16, 16))):
+        for name, tensor in tensors.items():
             field, column = rows_column(name, specs[name], tensor, lists=False)
             table = table.append_column(field, pa.chunked_array([column]))
         writer = writer or pq.ParquetWriter(path, table.schema, compression={"states": "none", "images": "zstd"})
@@ -99,7 +115,7 @@ def build(root: str, table: Path, rows: int) -> None:
 def probe(root: str, environment: Mapping[str, str]) -> dict[str, object]:
     """What each command added to the memory of its process."""
     found = {}
-    for what in ("audit", "query"):
+    for what in ("audit", "query", "load"):
         command = [sys.executable, "-c", PROBE, root, what]
         done = subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True)
         found[what] = json.loads(done.stdout.splitlines()[-1])

@@ -111,12 +111,12 @@ def prune(
     root: Root,
     keep_last: Annotated[int, typer.Option(min=0, help="Iterations at the end that keep everything.")],
     keep_every: Annotated[int, typer.Option(min=0, help="Iterations that are multiples of this keep everything.")] = 0,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only show what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run/--yes", help="Only show what would go, or do it.")] = True,
 ) -> None:
     """Drop trajectories, optimizers and surrogates of old iterations; manifests, tables and generators stay."""
     from tdm_r1.runtime.inspection import prune_run
 
-    prune_run(root, keep_last=keep_last, keep_every=keep_every, yes=yes)
+    prune_run(root, keep_last=keep_last, keep_every=keep_every, yes=not dry_run)
 
 
 def sweep(

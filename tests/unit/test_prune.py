@@ -69,6 +69,8 @@ def test_without_yes_nothing_changes_and_the_bytes_are_those_that_go(
     asked = ["prune", "--root", str(root), "--keep-last", "1", "--keep-every", "3"]
     assert tdm_r1(*asked) == 0
     shown = capsys.readouterr().out
+    assert tdm_r1(*asked, "--dry-run") == 0
+    assert capsys.readouterr().out == shown
     assert tree(root) == before
     assert tdm_r1(*asked, "--yes") == 0
     stones = sum(path.stat().st_size for path in root.rglob("pruned.json"))

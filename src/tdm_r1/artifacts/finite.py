@@ -12,20 +12,22 @@ from numpy.typing import NDArray
 
 
 class Bits(NamedTuple):
-    """Of one float: an unsigned integer of its width, and infinity as such a number."""
+    """Of one float: an unsigned integer of its width, all bits but the sign, and infinity as such a number."""
 
     dtype: type[np.unsignedinteger[Any]]
+    magnitude: np.unsignedinteger[Any]
     infinity: int
 
 
-SINGLE: Final = Bits(np.uint32, 0x7F80_0000)
+HALF: Final = np.uint16(0x7FFF)
+SINGLE: Final = Bits(np.uint32, np.uint32(0x7FFF_FFFF), 0x7F80_0000)
 FLOATS: Final[Mapping[torch.dtype, Bits]] = MappingProxyType(
     {
-        torch.float16: Bits(np.uint16, 0x7C00),
-        torch.bfloat16: Bits(np.uint16, 0x7F80),
+        torch.float16: Bits(np.uint16, HALF, 0x7C00),
+        torch.bfloat16: Bits(np.uint16, HALF, 0x7F80),
         torch.float32: SINGLE,
         torch.complex64: SINGLE,
-        torch.float64: Bits(np.uint64, 0x7FF0_0000_0000_0000),
+        torch.float64: Bits(np.uint64, np.uint64((1 << 63) - 1), 0x7FF0_0000_0000_0000),
     }
 )
 INTEGERS: Final = frozenset({torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
@@ -41,7 +43,6 @@ def all_finite(values: NDArray[Any] | memoryview, dtype: torch.dtype) -> bool:
     """
     if dtype in INTEGERS:
         return True
-    kind, infinity = FLOATS[dtype]
+    kind, magnitude, infinity = FLOATS[dtype]
     bits = np.frombuffer(values, kind) if isinstance(values, memoryview) else values.view(kind)
-    magnitude = bits & kind(np.iinfo(kind).max >> 1)
-    return bool(magnitude.max(initial=0) < infinity)
+    return bool((bits & magnitude).max(initial=0) < infinity)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from tdm_r1.artifacts.finite import FLOATS, all_finite
 from tdm_r1.artifacts.foreign import refusing
-from tdm_r1.artifacts.schema import check_tensor
+from tdm_r1.artifacts.schema import check_tensor, is_finite
 from tdm_r1.errors import CorruptArtifactError, SchemaError
 
 CHUNK: Final = 256 << 10
@@ -62,21 +63,40 @@ def scan_tensors(path: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
         CorruptArtifactError: as `read_tensors`.
         SchemaError: for another dtype, NaN or an infinity.
     """
-    found, chunk = {}, memoryview(bytearray(CHUNK))
-    with open_tensors(path) as file, path.open("rb", buffering=0) as data:
-        data.seek(8 + int.from_bytes(data.read(8), "little"))
+    found: dict[str, Tensor] = {}
+    with open_tensors(path) as file:
         for name in file.offset_keys():  # the library has checked that one begins where the one before ends
-            said, label = file.get_slice(name), f"`{path.name}`[{name!r:.80}]"
+            said = file.get_slice(name)
             stored = DTYPES.get(said.get_dtype())
             tensor = (
                 file.get_tensor(name) if stored is None else torch.empty(said.get_shape(), dtype=stored, device="meta")
             )
-            found[name] = check_tensor(tensor, label, dtype).to("meta")
-            if stored is None or stored not in FLOATS:
-                data.seek(tensor.nbytes, os.SEEK_CUR)
-            elif not all(all_finite(part, stored) for part in parts_of(data, tensor.nbytes, chunk)):
-                raise SchemaError(f"{label} has a value that is NaN or infinite")
+            found[name] = check_tensor(tensor, labelled(path, name), dtype).to("meta")
+        require_finite(path, file, found)
     return found
+
+
+def labelled(path: Path, name: str) -> str:
+    return f"`{path.name}`[{name!r:.80}]"
+
+
+def require_finite(path: Path, file: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse NaN and infinity in an opened file; neighbours of one dtype are looked at as one run of numbers.
+
+    Args:
+        tensors: on the device `meta`, in the order of their offsets.
+    """
+    chunk = memoryview(bytearray(CHUNK))
+    with path.open("rb", buffering=0) as data:
+        data.seek(8 + int.from_bytes(data.read(8), "little"))
+        for dtype, group in groupby(tensors.items(), lambda item: item[1].dtype):
+            run = dict(group)
+            size = sum(tensor.nbytes for tensor in run.values())
+            if dtype not in FLOATS:
+                data.seek(size, os.SEEK_CUR)
+            elif not all(all_finite(part, dtype) for part in parts_of(data, size, chunk)):
+                name = next((name for name in run if not is_finite(file.get_tensor(name))), next(iter(run)))
+                raise SchemaError(f"{labelled(path, name)} has a value that is NaN or infinite")
 
 
 def parts_of(data: FileIO, size: int, chunk: memoryview) -> Iterator[memoryview]:
