@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tdm_r1.config import AdamConfig, DistributedConfig
 from tdm_r1.models.optimizer import RoleOptimizer
-from tdm_r1.models.sharded import ShardedOptimizer
+from tdm_r1.models.optimizers import open_optimizer
 from tdm_r1.models.world import ALONE
 from tdm_r1.runtime.distributed import TorchWorld
 
@@ -41,17 +41,17 @@ def train(optimizer: RoleOptimizer, steps: range, rank: int, size: int) -> list[
 
 def compare(sharding: DistributedConfig, tolerance: float) -> None:
     world = TorchWorld()
-    whole, unbroken = RoleOptimizer("r", start(), ADAM, {}), ShardedOptimizer("r", start(), ADAM, {}, world, sharding)
+    whole, unbroken = RoleOptimizer("r", start(), ADAM, {}), open_optimizer("r", start(), ADAM, {}, world, sharding)
     assert unbroken.state() == {}
     norms = [train(whole, range(4), 0, ALONE.size), train(unbroken, range(4), world.rank, world.size)]
     torch.testing.assert_close(norms[1], norms[0], rtol=max(tolerance, 1e-6), atol=tolerance)
     torch.testing.assert_close(unbroken.tensors(), whole.tensors(), rtol=0, atol=tolerance)
     torch.testing.assert_close(unbroken.state(), whole.state(), rtol=tolerance, atol=tolerance)
 
-    before = ShardedOptimizer("r", start(), ADAM, {}, world, sharding)
+    before = open_optimizer("r", start(), ADAM, {}, world, sharding)
     train(before, range(2), world.rank, world.size)
     tensors, state = before.tensors(), before.state()
-    after = ShardedOptimizer("r", tensors, ADAM, state, world, sharding)
+    after = open_optimizer("r", tensors, ADAM, state, world, sharding)
     train(after, range(2, 4), world.rank, world.size)
     torch.testing.assert_close(after.tensors(), unbroken.tensors(), rtol=0, atol=0)
     torch.testing.assert_close(after.state(), unbroken.state(), rtol=0, atol=0)
@@ -67,6 +67,9 @@ def main() -> None:
         (1, False, "float32", 1e-6),
         (2, True, "float32", 1e-6),
         (2, False, "bfloat16", 0.03),
+        (3, False, "float32", 1e-6),
+        (3, True, "float32", 1e-6),
+        (3, False, "bfloat16", 0.03),
     ):
         given = {"engine": "deepspeed", "zero_stage": zero, "offload": offload, "dtype": dtype}
         compare(DistributedConfig.model_validate(given), tolerance)

@@ -114,6 +114,8 @@ class AdamConfig(Section):
     """Added to the root of the second moment."""
     clip_norm: Rate = 1.0
     """Gradient norm above which a role's gradient is scaled down."""
+    kind: Literal["adamw", "adamw8bit"] = "adamw"
+    """`adamw8bit` holds the moments of large parameters in 8 bits (bitsandbytes): other results, less memory."""
 
 
 class FakeScoreConfig(Section):
@@ -353,8 +355,8 @@ class EvaluationConfig(Section):
 class DistributedConfig(Section):
     engine: Literal["none", "deepspeed"] = "none"
     """`none` holds a role and its optimizer whole in every process, `deepspeed` shards the optimizer (ZeRO)."""
-    zero_stage: Literal[1, 2] = 2
-    """What DeepSpeed shards: 1 the optimizer, 2 the gradients too."""
+    zero_stage: Literal[1, 2, 3] = 2
+    """What DeepSpeed shards: 1 the optimizer, 2 the gradients too, 3 the trained role too, between its uses."""
     offload: bool = False
     """Whether DeepSpeed keeps the optimizer in the memory of the host."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -435,6 +437,17 @@ class RunConfig(Section):
             raise ValueError(
                 f"generator.steps_per_trajectory={self.generator.steps_per_trajectory} "
                 f"but sampler.steps={self.sampler.steps}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizers_fit(self) -> RunConfig:
+        distill, generator = self.distill, self.generator
+        adams = (distill.fake.optimizer, distill.generator, self.surrogate.optimizer, generator.optimizer)
+        eight = any(adam.kind == "adamw8bit" for adam in (*adams, generator.fake.optimizer))
+        if eight and self.distributed.engine == "deepspeed":
+            raise ValueError(
+                "an optimizer has kind=adamw8bit, but distributed.engine=deepspeed shards moments in float32"
             )
         return self
 

@@ -123,6 +123,14 @@ def test_a_refused_override_names_its_key_and_says_what_to_do(key: str, value: A
     assert hint in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("optimizer", ["distill.generator", "distill.fake.optimizer", "surrogate.optimizer"])
+def test_moments_of_eight_bits_are_not_sharded(optimizer: str) -> None:
+    eight = {f"{optimizer}.kind": "adamw8bit"}
+    assert presets.resolve("plane", eight) != presets.resolve("plane", {})
+    with pytest.raises(ConfigError, match="deepspeed shards moments in float32"):
+        presets.resolve("plane", {**eight, "distributed.engine": "deepspeed"})
+
+
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match="there is no preset `shapes_gpu`") as caught:
         presets.resolve("shapes_gpu", {})

@@ -20,7 +20,7 @@ from tdm_r1.models.sampler import path
 from tdm_r1.models.shapes import prompt_shapes
 from tdm_r1.plan.document import page
 from tdm_r1.plan.fit import fitted
-from tdm_r1.plan.memory import GB, memory_plan
+from tdm_r1.plan.memory import GB, StageMemory, memory_plan
 from tdm_r1.plan.passes import _measured, pass_cost, path_bytes
 from tdm_r1.presets import resolve
 from tdm_r1.rng import Keys
@@ -120,6 +120,22 @@ def test_the_generator_s_memory_and_work_count_every_step_of_the_path(folders: d
     cost = pass_cost(model, model.adapter)
     assert whole.activations - by_step.activations >= 8 * 3 * cost.held
     assert whole.flops - by_step.flops == pytest.approx(16 * 3 * cost.flops_trained)
+
+
+def test_what_is_trained_is_counted_in_the_precision_and_by_the_parts_that_hold_it(folders: dict[str, Path]) -> None:
+    values = {"model.source": str(folders["sd3"]), "model.resolution": 32, "model.adapter": {"kind": "full"}}
+
+    def update(processes: int, **more: object) -> StageMemory:
+        plan = memory_plan(resolve("shapes_smoke", values | more), processes)
+        return next(stage for stage in plan.stages if stage.stage == "surrogate_update")
+
+    whole, eight = update(1), update(1, **{"surrogate.optimizer.kind": "adamw8bit"})
+    count = whole.host / 16
+    assert count > 1000
+    assert eight.host / count == pytest.approx(8 + 2 * (1 + 4 / 256))
+    narrow = {"distributed.engine": "deepspeed", "distributed.dtype": "bfloat16"}
+    shares = [update(4, **narrow, **{"distributed.zero_stage": zero}).trained / count for zero in (1, 2, 3)]
+    assert shares == pytest.approx([2 + 2 + 12 / 4, 2 + (2 + 12) / 4, (2 + 2 + 12) / 4])
 
 
 def _math() -> torch.nn.attention.SDPBackend:

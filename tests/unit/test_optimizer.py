@@ -14,9 +14,12 @@ from tdm_r1.models.optimizer import AdamW, RoleOptimizer
 FORGETFUL = AdamConfig(learning_rate=0.1, betas=(0.0, 0.99), weight_decay=0.01, clip_norm=1.0)
 CONFIG = AdamConfig(learning_rate=0.1, betas=(0.9, 0.99), weight_decay=0.01, clip_norm=1.0)
 
+EIGHT, FORGETFUL_EIGHT = (each.model_copy(update={"kind": "adamw8bit"}) for each in (CONFIG, FORGETFUL))
+
 
 def start() -> dict[str, Tensor]:
-    return {"b": torch.tensor([1.0, -2.0]), "a": torch.tensor([[0.5, 0.25]])}
+    large = torch.linspace(-1, 1, 5001)  # of these an 8-bit optimizer has 8-bit moments, the last block is short
+    return {"b": torch.tensor([1.0, -2.0]), "a": torch.tensor([[0.5, 0.25]]), "large": large}
 
 
 def train(optimizer: RoleOptimizer, steps: range) -> list[float]:
@@ -27,7 +30,7 @@ def train(optimizer: RoleOptimizer, steps: range) -> list[float]:
     return norms
 
 
-@pytest.mark.parametrize("config", [CONFIG, FORGETFUL])
+@pytest.mark.parametrize("config", [CONFIG, FORGETFUL, EIGHT, FORGETFUL_EIGHT])
 @pytest.mark.parametrize("pause", [0, 1, 3])
 def test_stopping_and_going_on_equals_never_having_stopped(pause: int, config: AdamConfig) -> None:
     unbroken = RoleOptimizer("r", start(), config, {})
@@ -123,3 +126,66 @@ def test_a_first_moment_that_is_forgotten_at_once_is_not_stored() -> None:
     optimizer = RoleOptimizer("r", start(), FORGETFUL, {})
     train(optimizer, range(1))
     assert {name.partition("/")[0] for name in optimizer.state()} == {"exp_avg_sq", "step"}
+
+
+def by_hand(values: Tensor, gradients: list[Tensor], config: AdamConfig) -> Tensor:
+    """AdamW with moments that are rounded after every step, block by block, to the nearest of 256 values."""
+    from bitsandbytes.functional import create_dynamic_map
+
+    first, second = (torch.zeros_like(values) for _ in range(2))
+    beta1, beta2 = config.betas
+    for number, gradient in enumerate(gradients, start=1):
+        first, second = beta1 * first + (1 - beta1) * gradient, beta2 * second + (1 - beta2) * gradient**2
+        values = values * (1 - config.learning_rate * config.weight_decay)
+        root = (second / (1 - beta2**number)).sqrt() + config.epsilon
+        values = values - config.learning_rate * first / (1 - beta1**number) / root
+        first, second = (
+            rounded(moment, create_dynamic_map(signed=signed)) for moment, signed in ((first, True), (second, False))
+        )
+    return values
+
+
+def rounded(moment: Tensor, table: Tensor) -> Tensor:
+    blocks = []
+    for block in moment.split(256):
+        largest = block.abs().max()
+        nearest = (block[:, None] / largest - table).abs().argmin(1)
+        blocks.append(table[nearest] * largest)
+    return torch.cat(blocks)
+
+
+def test_eight_bits_are_adamw_with_moments_rounded_to_256_values() -> None:
+    config = EIGHT.model_copy(update={"clip_norm": 1e9, "learning_rate": 1e-2})
+    gradients = [torch.randn(4608, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    optimizer = RoleOptimizer("r", {"w": torch.ones(4608)}, config, {})
+    for step, gradient in enumerate(gradients):
+        optimizer.backward((optimizer.params["w"] * gradient).sum())
+        optimizer.step(step)
+    expected = by_hand(torch.ones(4608), gradients, config)
+    apart = (optimizer.tensors()["w"] - expected).abs()
+    # between two values that are nearly as close the library does not always take the closer one
+    assert float((apart < 1e-6).float().mean()) > 0.95
+    assert float(apart.max()) < 1e-2
+    unrounded = CONFIG.model_copy(update={"clip_norm": 1e9, "learning_rate": 1e-2})
+    whole = RoleOptimizer("r", {"w": torch.ones(4608)}, unrounded, {})
+    for step, gradient in enumerate(gradients):
+        whole.backward((whole.params["w"] * gradient).sum())
+        whole.step(step)
+    unlike = (whole.tensors()["w"] - expected).abs()
+    assert float(apart.mean()) < 0.1 * float(unlike.mean())
+
+
+def test_moments_of_eight_bits_take_a_quarter_and_small_parameters_keep_theirs_whole() -> None:
+    optimizer, whole = (RoleOptimizer("r", start(), config, {}) for config in (EIGHT, CONFIG))
+    train(optimizer, range(1))
+    train(whole, range(1))
+    state = optimizer.state()
+    assert {key: value.dtype for key, value in state.items() if key.endswith("/large")} == {
+        "exp_avg/large": torch.uint8,
+        "exp_avg.scale/large": torch.float32,
+        "exp_avg_sq/large": torch.uint8,
+        "exp_avg_sq.scale/large": torch.float32,
+    }
+    assert torch.equal(state["exp_avg_sq/a"], whole.state()["exp_avg_sq/a"])
+    sizes = [sum(v.nbytes for k, v in each.items() if k.endswith("/large")) for each in (state, whole.state())]
+    assert sizes[0] < 0.26 * sizes[1]

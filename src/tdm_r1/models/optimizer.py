@@ -14,6 +14,8 @@ from tdm_r1.models.adapters import RoleTensors
 from tdm_r1.models.world import ALONE, World
 
 FIRST, SECOND = "exp_avg", "exp_avg_sq"
+SCALE = ".scale"
+"""Behind the name of a moment of eight bits: the largest number of each of its blocks."""
 
 
 class AdamW:
@@ -30,7 +32,21 @@ class AdamW:
     def step(self) -> None:
         """Move every parameter that has a gradient."""
         moved = [parameter for parameter in self._parameters if parameter.grad is not None]
-        states = [self.state.setdefault(parameter, _fresh(parameter)) for parameter in moved]
+        for parameter in moved:
+            if parameter not in self.state:
+                self.state[parameter] = self._fresh(parameter)
+        if moved:
+            self._move(moved)
+
+    def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
+        return {"step": torch.tensor(0.0), FIRST: torch.zeros_like(parameter), SECOND: torch.zeros_like(parameter)}
+
+    def restore(self, parameter: Tensor, stored: Mapping[str, Tensor]) -> None:
+        """Go on from the state of a parameter; a moment that was not stored is zero."""
+        self.state[parameter] = {**self._fresh(parameter), **stored}
+
+    def _move(self, moved: list[Tensor]) -> None:
+        states = [self.state[parameter] for parameter in moved]
         adamw(
             moved,
             [parameter.grad for parameter in moved if parameter.grad is not None],
@@ -53,13 +69,18 @@ class AdamW:
             parameter.grad = None
 
 
-def _fresh(parameter: Tensor) -> dict[str, Tensor]:
-    return {"step": torch.tensor(0.0), FIRST: torch.zeros_like(parameter), SECOND: torch.zeros_like(parameter)}
-
-
 def moments_of(config: AdamConfig) -> tuple[str, ...]:
     """Which moments are stored: with β₁ = 0 the first is the last gradient."""
     return (FIRST, SECOND) if config.betas[0] else (SECOND,)
+
+
+def _opened(config: AdamConfig) -> type[AdamW]:
+    """The class of a kind; the library of the other is not touched."""
+    if config.kind == "adamw":
+        return AdamW
+    from tdm_r1.models.adam8bit import AdamW8bit
+
+    return AdamW8bit
 
 
 class RoleOptimizer:
@@ -81,7 +102,7 @@ class RoleOptimizer:
         leaves = {name: tensor.detach().clone().requires_grad_(True) for name, tensor in sorted(tensors.items())}
         self._leaves: dict[str, Tensor] = leaves
         self._clip_norm, self._moments = config.clip_norm, moments_of(config)
-        self._adam = AdamW(leaves.values(), config)
+        self._adam = _opened(config)(leaves.values(), config)
         self._restore(state)
 
     @property
@@ -91,9 +112,9 @@ class RoleOptimizer:
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
         for name, parameter in self.params.items() if state else ():
-            moments = {key: state[f"{key}/{name}"].clone() for key in self._moments}
-            step = state["step"].clone().reshape(())
-            self._adam.state[parameter] = {FIRST: torch.zeros_like(parameter), **moments, "step": step}
+            keys = [key for moment in self._moments for key in (moment, moment + SCALE) if f"{key}/{name}" in state]
+            stored = {key: state[f"{key}/{name}"].clone() for key in keys}
+            self._adam.restore(parameter, {**stored, "step": state["step"].clone().reshape(())})
 
     def expect(self, backwards: int) -> None:
         """Say how often `backward` will be called before `step`, at most, on the rank that calls it most."""
@@ -148,6 +169,7 @@ class RoleOptimizer:
             entry = self._adam.state.get(parameter)
             if not entry:
                 return {}
-            stored |= {f"{key}/{name}": entry[key].detach().clone() for key in self._moments}
+            keys = [key for moment in self._moments for key in (moment, moment + SCALE) if key in entry]
+            stored |= {f"{key}/{name}": entry[key].detach().clone() for key in keys}
             stored["step"] = entry["step"].detach().clone().reshape(1)
         return stored

@@ -26,6 +26,10 @@ def open_optimizer(
     """
     if sharding.engine == "none":
         return RoleOptimizer(role, tensors, config, state, world)
+    if sharding.zero_stage == 3:
+        from tdm_r1.models.partitioned import PartitionedOptimizer
+
+        return PartitionedOptimizer(role, tensors, config, state, world, sharding)
     from tdm_r1.models.sharded import ShardedOptimizer
 
     return ShardedOptimizer(role, tensors, config, state, world, sharding)

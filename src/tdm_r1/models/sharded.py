@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -39,10 +40,13 @@ class _Role(torch.nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.leaves = torch.nn.ParameterList([torch.nn.Parameter(tensor) for tensor in tensors.values()])
+        self.leaves = [torch.nn.Parameter(tensor) for tensor in tensors.values()]
+        for number, leaf in enumerate(self.leaves):  # its own, for stage 3 fetches what a module itself holds
+            self.register_parameter(f"leaf{number}", leaf)
 
-    def forward(self, loss: Tensor) -> Tensor:
-        return loss * 1.0
+    def forward(self, loss: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
+        """A loss on its way back; without one the tensors as they are now, which stage 3 fetches for it."""
+        return tuple(leaf.clone() for leaf in self.leaves) if loss is None else loss * 1.0
 
 
 class ShardedOptimizer(RoleOptimizer):
@@ -69,12 +73,16 @@ class ShardedOptimizer(RoleOptimizer):
             config=settings(config, sharding, sum(tensor.numel() for tensor in given.values())),
             dist_init_required=False,
         )
-        from deepspeed.utils import safe_set_full_fp32_param
-
-        for name, parameter in self._leaves.items():  # the engine made its masters from rounded parameters
-            safe_set_full_fp32_param(parameter, given[name].to(parameter.device))
+        self._begin(given)
         if state:
             self._resume(state)
+
+    def _begin(self, given: Mapping[str, Tensor]) -> None:
+        """Set the masters: the engine made its own from rounded parameters."""
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for name, parameter in self._leaves.items():
+            safe_set_full_fp32_param(parameter, given[name].to(parameter.device))
 
     def _resume(self, state: Mapping[str, Tensor]) -> None:
         """Deal the whole moments out again; how many ranks there were before does not matter."""
@@ -100,11 +108,19 @@ class ShardedOptimizer(RoleOptimizer):
         """The last of the expected calls reduces; DeepSpeed divides by the number of ranks, which is undone here."""
         self._calls += 1
         self._engine.set_gradient_accumulation_boundary(self._calls == self._expected)
-        self._engine.backward(self._engine(loss * self._world.size), scale_wrt_gas=False)
+        self._engine.backward(self._returning(loss * self._world.size), scale_wrt_gas=False)
+
+    def _returning(self, loss: Tensor) -> Tensor:
+        """The loss, on a way back where DeepSpeed sees it."""
+        found: Tensor = self._engine(loss)
+        return found
+
+    def _finite(self) -> bool:
+        return all(bool(leaf.isfinite().all()) for leaf in self._leaves.values())
 
     def step(self, step: int) -> float:
         while self._calls < self._expected:  # a rank with fewer microbatches takes part with nothing
-            zero = torch.stack([leaf.float().sum() for leaf in self._leaves.values()]).sum() * 0.0
+            zero = torch.stack([leaf.float().sum() for leaf in self.params.values()]).sum() * 0.0
             self.backward(zero)
         self._engine.step()
         self._steps += 1
@@ -113,7 +129,7 @@ class ShardedOptimizer(RoleOptimizer):
             raise NumericalError(
                 f"{self.role}/gradient", step, hint="lower its learning rate, or inspect the loss terms"
             )
-        if not all(bool(leaf.isfinite().all()) for leaf in self._leaves.values()):
+        if not self._finite():
             raise NumericalError(f"{self.role}/weights", step, hint="lower its learning rate")
         return norm
 
@@ -144,6 +160,8 @@ def settings(config: AdamConfig, sharding: DistributedConfig, count: int) -> dic
             deterministic kernels are asked for also filled.
     """
     zero: dict[str, Any] = {"stage": sharding.zero_stage, "reduce_bucket_size": min(BUCKET, count)}
+    if sharding.zero_stage == 3:  # everything is sharded, and given back after each use
+        zero |= {"stage3_param_persistence_threshold": 0, "stage3_max_reuse_distance": 0}
     if sharding.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {
@@ -178,6 +196,7 @@ def open_deepspeed() -> Any:
             "distributed.engine is `deepspeed`, which is not installed", hint="pip install 'tdm-r1[deepspeed]'"
         ) from error
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of what DeepSpeed calls
     if not torch.cuda.is_available():
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo does it; the other is built for minutes
     return deepspeed

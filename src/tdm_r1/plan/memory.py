@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
-from tdm_r1.config import RunConfig
+from tdm_r1.config import AdamConfig, RunConfig
 from tdm_r1.errors import ConfigError
 from tdm_r1.models.shapes import shapes_of
 from tdm_r1.plan.passes import BYTES, PassCost, decode_cost, pass_cost, path_bytes
@@ -41,6 +41,8 @@ RESERVE_GB: Final = 2.0
 FRAGMENTED: Final = 0.1
 """Share of the activations that the allocator holds beside what is asked for: an assumption."""
 FLOAT: Final = 4
+BLOCK: Final = 256
+"""Numbers of an 8-bit moment that share a float32 (`models/adam8bit.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,19 +154,21 @@ class _Sizes:
     roles: dict[str, int]
     costs: dict[str, PassCost]
 
-    def states(self, *names: str) -> tuple[float, float]:
-        """Bytes of what is trained: on the device, on the host.
+    def states(self, **adams: AdamConfig) -> tuple[float, float]:
+        """Bytes of the roles that are trained by these optimizers: on the device, on the host.
 
-        Whole: float32 masters, gradients and both moments. DeepSpeed: the role in its own precision, then masters and
-        moments, and from stage 2 on gradients, by the number of processes.
+        Whole: float32 masters, gradients and both moments, in 8 bits as if every parameter were large. DeepSpeed: the
+        role in its own precision, then masters and moments, from stage 2 on gradients and in stage 3 the role, by the
+        number of processes. The copies that a pass makes of a role are whole in every stage, and counted there.
         """
-        count, told = sum(self.roles[name] for name in names), self.config.distributed
+        count, told = sum(self.roles[name] for name in adams), self.config.distributed
         if told.engine == "none":
-            return 0.0, 16.0 * count
+            moments = {"adamw": 8.0, "adamw8bit": 2 * (1 + FLOAT / BLOCK)}
+            return 0.0, sum((2 * FLOAT + moments[adam.kind]) * self.roles[name] for name, adam in adams.items())
         width, parts = BYTES[told.dtype], self.processes
         optimizer = 12.0 * count / parts
         gradients = width * count / (parts if told.zero_stage >= 2 else 1)
-        device = width * count + gradients
+        device = width * count / (parts if told.zero_stage == 3 else 1) + gradients
         return (device, optimizer) if told.offload else (device + optimizer, 0.0)
 
     def copies(self, *names: str) -> float:
@@ -199,7 +203,7 @@ class _Sizes:
             part = rows / steps
             return max(generator.asked * rows, generator.waiting(TEACHER) * part, fake.trained * part)
 
-        device, host = self.states("generator", "fake")
+        device, host = self.states(generator=section.generator, fake=section.fake.optimizer)
         once = generator.flops_trained + TEACHER * generator.flops_asked
         return StageMemory(
             stage="distill_base",
@@ -221,7 +225,7 @@ class _Sizes:
         section, cost = self.config.surrogate, self.costs["surrogate"]
         size = self.config.rollout.group_size
         frozen = 1 + bool(section.ppo_clip) + (section.reference == "ema")
-        device, host = self.states("surrogate")
+        device, host = self.states(surrogate=section.optimizer)
         rows = section.minibatch_groups * size * section.draws
         return StageMemory(
             stage="surrogate_update",
@@ -242,7 +246,7 @@ class _Sizes:
         """Fake score; then the student's step or path, which waits for the frozen queries: one pass beside the base."""
         section, cost, fake = self.config.generator, self.costs["generator"], self.costs["fake"]
         asked = TEACHER + (2 if section.surrogate_guidance == 1 else 3)
-        device, host = self.states("generator", "fake")
+        device, host = self.states(generator=section.optimizer, fake=section.fake.optimizer)
         rows = section.minibatch * section.steps_per_trajectory
         steps = self.config.sampler.steps if section.path == "trajectory" else 1
         later = pass_cost(self.config.model, self.config.model.adapter, chained=True) if steps > 1 else cost
