@@ -248,8 +248,8 @@ def test_the_command_prints_json_and_says_by_its_exit_code_that_a_limit_breaks(
         (["--profile", "4xB200"], "there is no profile `4xB200`"),
         (
             ["--profile", "8xH100"],
-            "`generator_update` is to run in 8 processes, expected at most 4: 128 trajectories by "
-            "generator.microbatch=32 are 4 parts",
+            "`generator_update` is to run in 8 processes, expected at most 2: 128 trajectories by "
+            "generator.microbatch=64 are 2 parts",
         ),
         (["--preset", "gone"], "there is no preset `gone`"),
         (["--set", "rollout.shards=100"], "shards=100 is above groups=64"),
