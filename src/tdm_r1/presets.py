@@ -98,8 +98,7 @@ def shapes_cpu() -> RunConfig:
     """The demonstration: twenty minutes of the long run on two CPU cores, from the TDM that it distilled."""
     full = shapes_cpu_full()
     start = full.distill.model_copy(update={"adapter": "embedded:shapes_tdm", "steps": 0, "warmup": 40})
-    evaluated = full.evaluation.model_copy(update={"every": 12})
-    return full.model_copy(update={"preset": "shapes_cpu", "iterations": 24, "distill": start, "evaluation": evaluated})
+    return full.model_copy(update={"preset": "shapes_cpu", "iterations": 20, "distill": start})
 
 
 def shapes_smoke() -> RunConfig:
