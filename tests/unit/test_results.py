@@ -11,6 +11,7 @@ import torch
 
 from tdm_r1.artifacts.records import Evaluation
 from tdm_r1.presets import resolve
+from tdm_r1.runtime.history import drawn_prompts
 from tdm_r1.runtime.results import gain, remarks
 
 RNG = np.random.default_rng(0)
@@ -93,3 +94,11 @@ def test_the_remarks_tell_where_the_generator_came_from_and_what_it_gained() -> 
         "tdm is the generator embedded:shapes_tdm, which an earlier run distilled",
         "tdm-r1 over tdm on the same prompts and noise: +0.045, 95% interval +0.020 to -0.072",
     ]
+
+
+def test_the_page_shows_a_prompt_once_with_the_first_image_of_every_model_however_many_each_drew() -> None:
+    few = {prompt: [1.0, 0.0] for _, prompt in PROMPTS}
+    many = {prompt: [0.0, 1.0, 1.0] for _, prompt in PROMPTS}
+    shown = drawn_prompts([evaluated("teacher", few), evaluated("tdm", many)])
+    assert [drawn.tag for drawn in shown] == ["colors"] * 4 + ["counting"] * 4
+    assert all({name: p.correct for name, p in d.pictures.items()} == {"teacher": True, "tdm": False} for d in shown)

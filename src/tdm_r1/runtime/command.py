@@ -25,13 +25,12 @@ from tdm_r1.runtime.layout import VARIANTS, Task, all_tasks, evaluation_due, var
 from tdm_r1.runtime.loop import in_process, isolated, loop
 from tdm_r1.runtime.observe import Observer
 from tdm_r1.runtime.replay import replay
-from tdm_r1.runtime.results import RESULT_FILE, remarks, write_result
+from tdm_r1.runtime.results import RESULT_FILE, remarks, rows_of, write_result
 from tdm_r1.runtime.run import Run, create_run, open_run
 from tdm_r1.runtime.run_file import read_config
 from tdm_r1.runtime.stage_view import View, pointer_of, view_of
 from tdm_r1.runtime.variants import listed_variants, open_variant
 from tdm_r1.runtime.watch import Watch
-from tdm_r1.statistics import OVERALL
 from tdm_r1.telemetry.outlets import Outlets
 
 LOOKS: Final = 30.0
@@ -105,12 +104,12 @@ def _describe(run: Run, task: Task) -> str:
     if task.stage != "evaluation":
         return f"iteration {task.iteration}/{run.config.iterations}"
     record, _ = run.load(task, Evaluation)
-    for cell in record.metrics.to_pylist():
-        if cell["tag"] == OVERALL:
-            console.ERR.print(
-                f"iteration {task.iteration}: {cell['name']} overall {cell['value']:.3f} "
-                f"({cell['low']:.3f}–{cell['high']:.3f}), {cell['nfe']} NFE"
-            )
+    for row in rows_of(record):
+        low, high = row["ci95"]
+        console.ERR.print(
+            f"iteration {task.iteration}: {row['name']} overall {row['overall']:.3f} "
+            f"({low:.3f}–{high:.3f}), {row['nfe']} NFE"
+        )
     return f"iteration {task.iteration}/{run.config.iterations}"
 
 

@@ -71,7 +71,7 @@ def read_history(run: Run) -> History:
         measured=[_measured(run, n) for n in iterations],
         trained=_trained(run),
         health=_health(run),
-        drawn=_drawn(ends),
+        drawn=drawn_prompts(ends),
     )
 
 
@@ -123,7 +123,7 @@ def _health(run: Run) -> dict[str, Series]:
     return dict(found)
 
 
-def _drawn(records: Sequence[Evaluation]) -> list[Drawn]:
+def drawn_prompts(records: Sequence[Evaluation]) -> list[Drawn]:
     """The first prompts of each tag with the first picture that every model drew of it, from the same noise."""
     by_model: dict[str, dict[str, tuple[dict[str, Any], Picture]]] = {}
     for record in records:
