@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from tdm_r1.artifacts.records import Evaluation
 from tdm_r1.presets import resolve
 from tdm_r1.runtime.history import drawn_prompts
-from tdm_r1.runtime.results import gain, remarks
+from tdm_r1.runtime.results import gain, remarks, rows_of
 
 RNG = np.random.default_rng(0)
 PROMPTS = [("colors", f"c{n}") for n in range(40)] + [("counting", f"n{n}") for n in range(20)]
@@ -102,3 +103,12 @@ def test_the_page_shows_a_prompt_once_with_the_first_image_of_every_model_howeve
     shown = drawn_prompts([evaluated("teacher", few), evaluated("tdm", many)])
     assert [drawn.tag for drawn in shown] == ["colors"] * 4 + ["counting"] * 4
     assert all({name: p.correct for name, p in d.pictures.items()} == {"teacher": True, "tdm": False} for d in shown)
+
+
+def test_a_share_reads_the_same_with_three_digits_in_the_table_as_in_the_report() -> None:
+    record = evaluated("tdm", {prompt: [1.0] for _, prompt in PROMPTS})
+    values = {"value": 0.686502, "low": 0.636501, "high": 0.700499}
+    metrics = [{**cell, **values} for cell in record.metrics.to_pylist()]
+    columns = {name: [cell[name] for cell in metrics] for name in record.metrics.column_names}
+    [row] = rows_of(replace(record, metrics=Evaluation.table("metrics", **columns)))
+    assert [f"{share:.3f}" for share in (row["overall"], *row["ci95"])] == ["0.687", "0.637", "0.700"]

@@ -17,6 +17,8 @@ from tdm_r1.statistics import OVERALL, tag_intervals
 from tdm_r1.worlds.shapes.grammar import TAGS
 
 RESULT_FILE = "result.json"
+DIGITS = 6
+"""Of a share in `result.json`: more than any page shows, so that none of them rounds a rounded number."""
 COLUMNS = ("name", "nfe", "overall", "ci95", "tags")
 
 
@@ -47,9 +49,9 @@ def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "nfe": overall["nfe"],
-                "overall": round(overall["value"], 4),
-                "ci95": [round(overall["low"], 4), round(overall["high"], 4)],
-                "tags": {tag: round(own[tag]["value"], 4) for tag in in_suite_order(own.keys() - {OVERALL})},
+                "overall": round(overall["value"], DIGITS),
+                "ci95": [round(overall["low"], DIGITS), round(overall["high"], DIGITS)],
+                "tags": {tag: round(own[tag]["value"], DIGITS) for tag in in_suite_order(own.keys() - {OVERALL})},
             }
         )
     return rows
@@ -91,8 +93,8 @@ def gain(before: Evaluation, after: Evaluation, *, resamples: int, seed: int) ->
     return {
         "of": name,
         "over": over,
-        "overall": round(whole.value, 4),
-        "ci95": [round(whole.low, 4), round(whole.high, 4)],
+        "overall": round(whole.value, DIGITS),
+        "ci95": [round(whole.low, DIGITS), round(whole.high, DIGITS)],
     }
 
 
