@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 60
 """Without a byte from the server; not for a whole object."""
-ATTEMPTS: Final = 6
-"""Of one request, with jittered exponential pauses of at most 1, 2, 4, 8 and 16 s; AWS_MAX_ATTEMPTS changes it."""
+ATTEMPTS: Final = 11
+"""Of one request, with random pauses of at most 0.05, 0.1, 0.2, … and 20 s, together 45 s; AWS_MAX_ATTEMPTS changes it.
+
+Throttling, and every error before botocore 1.44, begins with 1 s.
+"""
 CONNECTIONS: Final = 16
 DEFAULT_REGION: Final = "us-east-1"
 ADDRESSING: Final = "TDM_R1_S3_ADDRESSING"
