@@ -130,6 +130,18 @@ def variant(
 
 
 @app.command()
+def extend(
+    root: Root,
+    iterations: Annotated[int, typer.Option(help="The new length; more than the run has.")],
+) -> None:
+    """Make a run longer: nothing committed changes, and `run`, `drive` and a pipeline go on from where it ends."""
+    from tdm_r1.runtime.extension import extend_run
+
+    config = extend_run(root, iterations)
+    console.OUT.print(f"{root}: {config.iterations} iterations; go on with `tdm-r1 run --root {root}`", soft_wrap=True)
+
+
+@app.command()
 def init(root: Root, preset: str = "shapes_cpu", set_: Set = None) -> None:
     """Write run.json, so that stages can be started elsewhere."""
     from tdm_r1.runtime.run import create_run

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, model_validator
 
 from tdm_r1.addresses import require_no_credentials
 
@@ -20,6 +20,10 @@ Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 WORLDS: Final = ("shapes", "plane", "geneval", "ocr")
+
+
+MOST_ITERATIONS: Final = 99_999
+"""Of a run: their folders have five digits."""
 
 
 class Section(BaseModel):
@@ -374,8 +378,8 @@ class RunConfig(Section):
     """Root of every random draw."""
     world: str = "shapes"
     """Prompts of both splits, with what a scorer must know to judge their images; `geneval+ocr` mixes two worlds."""
-    iterations: Annotated[int, Field(ge=1, le=99_999)] = 100
-    """Iterations of reinforcement; their folders have five digits."""
+    iterations: Annotated[int, Field(ge=1, le=MOST_ITERATIONS)] = 100
+    """Iterations of reinforcement; `tdm-r1 extend` adds more to a run."""
     numerics: NumericsConfig = NumericsConfig()
     """What the last bits of a result depend on."""
     model: ModelConfig = ModelConfig()
@@ -396,6 +400,20 @@ class RunConfig(Section):
     """When and on what the generator is measured."""
     distributed: DistributedConfig = DistributedConfig()
     """How the processes of one training stage work together; `torchrun` says how many they are."""
+
+    _declared: int | None = PrivateAttr(default=None)
+
+    @property
+    def declared(self) -> RunConfig:
+        """As `run.json` has it: `iterations` without what `tdm-r1 extend` added, which no digest counts."""
+        return self if self._declared is None else self.extended(self._declared)
+
+    def extended(self, iterations: int) -> RunConfig:
+        """The same configuration with another length; `declared` still tells the first one."""
+        found = self.model_copy(update={"iterations": iterations})
+        first = self._declared or self.iterations
+        found._declared = None if iterations == first else first
+        return found
 
     @property
     def worlds(self) -> tuple[str, ...]:

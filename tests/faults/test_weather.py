@@ -100,7 +100,7 @@ def test_a_run_whose_s3_goes_away_stops_with_75_and_leaves_nothing_half_visible(
 
 
 def test_pauses_between_attempts_are_random_and_bounded(starter: Starter, s3_server: Server, s3_root: str) -> None:
-    """At most 0.05 s and twice as much each time, as docs/operations/storage.md says, and some more for a busy machine."""
+    """At most 0.05 s and twice as much each time (docs/operations/storage.md), and some more for a busy machine."""
     arrivals = defaultdict[str, list[float]](list)
 
     def failing(request: Request) -> bool:

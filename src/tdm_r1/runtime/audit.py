@@ -38,7 +38,7 @@ from tdm_r1.runtime.layout import (
     votes_folder,
 )
 from tdm_r1.runtime.results import RESULT_FILE
-from tdm_r1.runtime.run import digest_of
+from tdm_r1.runtime.run_file import digest_of_config, listed_lengths
 from tdm_r1.runtime.variants import listed_variants, reward_key
 
 BESIDE: Final = frozenset({RUN_FILE, STOP_FILE, RESULT_FILE, REPORT_FILE})
@@ -127,7 +127,7 @@ def audit_record(walk: Walk, task: Task) -> RecordAudit:
     if isinstance(manifest, Fault):
         return RecordAudit(task, faults=(manifest,))
     faults = [*lineage(walk, task, manifest)]
-    digests = {digest_of(walk.variants[task.variant].model_dump(mode="json"))} if task.variant else walk.config_digests
+    digests = {digest_of_config(walk.variants[task.variant])} if task.variant else walk.config_digests
     if digests and manifest.config_digest not in digests:
         expected, file = " or ".join(sorted(digest[:12] for digest in digests)), RUN_FILE
         if task.variant:
@@ -241,7 +241,7 @@ def strays(walk: Walk, tasks: Sequence[Task]) -> list[Fault]:
     locations = {task.location for task in tasks}
     rewards = {reward_key(name) for name in listed_variants(walk.keys)}
     ballots = tuple(f"{votes_folder(name)}/" for name in ("", *walk.variants))
-    for key in sorted(walk.keys - BESIDE - rewards):
+    for key in sorted(walk.keys - BESIDE - rewards - listed_lengths(walk.keys).keys()):
         if key.startswith((f"{DRIVE}/", f"{CHECKPOINTS}/", f"{EVALUATIONS}/", *ballots)):
             continue
         location, _, name = key.rpartition("/")

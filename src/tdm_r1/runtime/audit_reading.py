@@ -11,8 +11,14 @@ from tdm_r1.config import RunConfig
 from tdm_r1.errors import ArtifactError, ConfigError
 from tdm_r1.runtime.audit_faults import Fault
 from tdm_r1.runtime.layout import AGAIN, BASE, FEEDBACK, ONCE, PROMPTS, RUN_FILE, SHARDED, STAGES, VARIANTS, Task
-from tdm_r1.runtime.run import digest_of
-from tdm_r1.runtime.run_file import read_config, stored_values
+from tdm_r1.runtime.run_file import (
+    digest_of,
+    digest_of_config,
+    length_bytes,
+    listed_lengths,
+    read_config,
+    stored_values,
+)
 from tdm_r1.runtime.variants import listed_variants, reward_key, variant_config
 
 
@@ -28,10 +34,13 @@ def read_configuration(store: Store, keys: frozenset[str]) -> tuple[RunConfig | 
     except (ConfigError, ArtifactError, ValueError) as error:
         found = error.message if isinstance(error, ConfigError | ArtifactError) else str(error)
         return None, frozenset(), [Fault("configuration", RUN_FILE, first_line(found), "the run's configuration")]
-    digests = frozenset({digest_of(stored), digest_of(config.model_dump(mode="json"))})
+    digests, faults = frozenset({digest_of(stored), digest_of_config(config)}), []
     if raw != canonical:
-        return config, digests, [Fault("configuration", RUN_FILE, "other bytes", "the bytes that `init` writes")]
-    return config, digests, []
+        faults.append(Fault("configuration", RUN_FILE, "other bytes", "the bytes that `init` writes"))
+    for key, length in sorted(listed_lengths(keys).items()):
+        if store.read_bytes(key) != length_bytes(length, digest_of(stored)):
+            faults.append(Fault("configuration", key, "other bytes", "the bytes that `extend` writes"))
+    return config, digests, faults
 
 
 def read_variants(

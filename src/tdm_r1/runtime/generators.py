@@ -18,7 +18,8 @@ from tdm_r1.models.sources import ASSETS
 from tdm_r1.runtime import numerics
 from tdm_r1.runtime.layout import generator_after
 from tdm_r1.runtime.lora_folder import read_folder, unscaled
-from tdm_r1.runtime.run import Run, digest_of, open_run
+from tdm_r1.runtime.run import Run, open_run
+from tdm_r1.runtime.run_file import digest_of_config
 
 ROLE = "generator_ema"
 
@@ -80,7 +81,7 @@ def _exported(lora: str) -> Generator:
     kind, _, short = lora.partition(":")
     config, exported = read_folder(ASSETS / short if kind == "embedded" else Path(lora), lora)
     numerics.apply(config.numerics, config.model.dtype)
-    digest = digest_of(config.model_dump(mode="json"))
+    digest = digest_of_config(config)
     where = (None, exported.iteration, exported.record)
     return Generator(exported.name, lora, unscaled(config), exported.role, digest, *where)
 

@@ -23,6 +23,8 @@ VOTES = "votes"
 
 RUN_FILE = "run.json"
 STOP_FILE = "STOP"
+LENGTHS = "lengths"
+"""Folder of what `extend` wrote: the run is as long as the longest of them says."""
 DRIVE = "drive"
 """Folder in which drivers keep their lease and what they submitted; no stage reads it."""
 CHECKPOINTS = "checkpoints"

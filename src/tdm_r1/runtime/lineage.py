@@ -19,8 +19,8 @@ from tdm_r1.models.sources import source_folder
 from tdm_r1.rewards.aggregate import aggregate
 from tdm_r1.runtime.generators import newest_generator
 from tdm_r1.runtime.layout import RUN_FILE, Task, check, generator_after, shard_tasks
-from tdm_r1.runtime.run import Run, digest_of
-from tdm_r1.runtime.run_file import stored_values
+from tdm_r1.runtime.run import Run
+from tdm_r1.runtime.run_file import digest_of, stored_values
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
@@ -15,7 +14,6 @@ from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.manifest import Manifest
 from tdm_r1.artifacts.records import TrainingState
 from tdm_r1.artifacts.repository import load, load_tensors, require_manifest
-from tdm_r1.artifacts.seal import canonical_json
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import MissingParentError, RootMismatchError
@@ -26,7 +24,7 @@ from tdm_r1.models.sources import Source, open_source
 from tdm_r1.rewards.judges import Judges
 from tdm_r1.runtime import numerics
 from tdm_r1.runtime.layout import RUN_FILE, STOP_FILE, Task
-from tdm_r1.runtime.run_file import read_config, run_file_bytes
+from tdm_r1.runtime.run_file import digest_of_config, read_config, run_file_bytes
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -61,7 +59,7 @@ class Run:
     @cached_property
     def config_digest(self) -> str:
         """SHA-256 of the resolved configuration."""
-        return digest_of(self.config.model_dump(mode="json"))
+        return digest_of_config(self.config)
 
     @property
     def stopped(self) -> bool:
@@ -111,14 +109,9 @@ class Run:
         return require_manifest(self.store, task.location)
 
 
-def digest_of(values: Mapping[str, Any]) -> str:
-    """SHA-256 of a configuration, as every manifest records it."""
-    return hashlib.sha256(canonical_json(values)).hexdigest()
-
-
 def config_bytes(config: RunConfig) -> bytes:
     """`run.json`: indented, in the order of the fields, with a seal over all of them at the end."""
-    return run_file_bytes(config.model_dump(mode="json"))
+    return run_file_bytes(config.declared.model_dump(mode="json"))
 
 
 def create_run(root: str, config: RunConfig, *, check_model: bool = False) -> Run:
@@ -142,11 +135,12 @@ def create_run(root: str, config: RunConfig, *, check_model: bool = False) -> Ru
     store.require_writable()
     if not store.write_bytes_if_absent(RUN_FILE, config_bytes(config)):
         present = read_config(store)
-        if present != config:
+        if present.declared != config:
             raise RootMismatchError(
-                f"`{root}/{RUN_FILE}` holds another configuration: {first_difference(present, config)}",
+                f"`{root}/{RUN_FILE}` holds another configuration: {first_difference(present.declared, config)}",
                 hint="choose another --root, or leave out --preset and --set to resume the run that stands there",
             )
+        run.config = present
     return run
 
 

@@ -27,7 +27,7 @@ from tdm_r1.presets import revise
 from tdm_r1.rng import Keys
 from tdm_r1.runtime import numerics
 from tdm_r1.runtime.generators import Generator
-from tdm_r1.runtime.run import digest_of
+from tdm_r1.runtime.run_file import digest_of_config
 from tdm_r1.worlds.world import WorldPrompt
 
 NOISE: Final = "suite/noise"
@@ -152,7 +152,7 @@ def open_model(source: str, revision: str, overrides: Mapping[str, Any]) -> Gene
     sampler = SamplerConfig() if "sampler.shift" in overrides else SamplerConfig(shift=_shift_of(folder))
     config = revise(RunConfig(preset=NO_RUN, model=model, sampler=sampler), overrides)
     open_source(config.model)
-    return Generator("base", source, config, {}, digest_of(config.model_dump(mode="json")))
+    return Generator("base", source, config, {}, digest_of_config(config))
 
 
 def _backbone_of(folder: Path) -> str:
