@@ -59,6 +59,22 @@ def test_without_a_card_the_licence_is_that_of_a_file_or_unknown(tmp_path: Path)
     assert licence_of(tmp_path) == "see LICENSE.md"
 
 
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: mit\n---\n", "mit"),
+        ("---\r\nlicense: mit\r\n---\r\n# ours\r\n", "mit"),
+        ("---\nlicense: mit\ntags: [a, b]\n---", "mit"),
+        ("# ours\n---\nlicense: mit\n---\n", "unknown"),
+        ("---\nlicense: [\n---\n", "unknown"),
+        ("---\nmit\n---\n", "unknown"),
+    ],
+)
+def test_the_licence_is_what_the_head_of_the_card_says(card: str, licence: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(card.encode())
+    assert licence_of(tmp_path) == licence
+
+
 def test_a_run_on_a_pinned_base_records_its_revision_and_licence(base: Path, tmp_path: Path) -> None:
     pin = folder_digest(base)
     root = tmp_path / "run"

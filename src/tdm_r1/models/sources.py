@@ -140,14 +140,24 @@ def _digest(folder: str, files: tuple[tuple[str, int, int], ...]) -> str:
 
 def licence_of(folder: Path) -> str:
     """As the model card says, else the name of a licence file, else `unknown`."""
-    from huggingface_hub.repocard import metadata_load
-
-    card = folder / "README.md"
-    stated: dict[str, Any] = (metadata_load(card) if card.is_file() else None) or {}
+    stated = _card_metadata(folder / "README.md")
     if name := stated.get("license_name") or stated.get("license"):
         return str(name)
     files = sorted(path.name for path in folder.glob("LICEN[CS]E*"))
     return f"see {files[0]}" if files else "unknown"
+
+
+def _card_metadata(card: Path) -> dict[str, Any]:
+    """The YAML between the two lines `---` at the beginning of a model card; empty when there is none to read."""
+    import yaml
+
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    match = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", text, re.DOTALL)
+    try:
+        found = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def hub_folder(name: str, commit: str, *, fetch: bool = True) -> Path:
