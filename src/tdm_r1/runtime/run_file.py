@@ -1,7 +1,7 @@
 """`run.json` and what made the run longer: read without the tensor library, for those who only look after a run.
 
 `run.json` never changes. A longer run has a file `lengths/NNNNN.json` beside it, written once, that names the
-configuration it extends; the run is as long as the longest of them says. See ADR 0030.
+configuration it extends; the run is as long as the longest of them says. See ADR 0018.
 """
 
 from __future__ import annotations
