@@ -48,7 +48,7 @@ demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itsel
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
 
 # With the word test-images here, CI builds and runs the images as well.
-BEFORE_TESTS := check monitoring-tools browser-tools ocr-engines
+BEFORE_TESTS := check monitoring-tools browser-tools ocr-engines build/nanodet.onnx
 
 # Types take as long as the other preparations together: two cores do both at once.
 test: $(VENV)/.dev ## everything that CI runs
@@ -68,6 +68,9 @@ build/paddleocr: $(VENV)/.dev
 	rm -rf $@
 	$(PIP) --no-warn-conflicts --target $@ 'paddleocr>=3.7,<4'
 	@touch $@
+
+build/nanodet.onnx: $(VENV)/.dev
+	$(BIN)/tdm-r1 geneval nanodet --out $@
 
 faults: $(VENV)/.dev ## kill, starve and damage runs, KILLS times each kind of store; writes FAULT_REPORT
 	$(BIN)/python -m pytest tests/faults --timeout 0 --fault-kills $(KILLS) --fault-seed $(SEED) --fault-report $(FAULT_REPORT)

@@ -37,6 +37,14 @@ class Detector(Protocol):
     def colors(self) -> Sequence[str]:
         """Colours that it names by itself; none when a classifier must."""
 
+    @property
+    def caveat(self) -> str:
+        """What must be said beside a verdict that rests on it; empty is nothing."""
+
+    @property
+    def golden(self) -> tuple[Path, str] | None:
+        """A picture that is always at hand, and a class that must be found in it."""
+
     def files(self) -> Sequence[Path]:
         """Weights on disk; part of the scorer's revision."""
 
@@ -52,6 +60,8 @@ class ShapesDetector:
 
     labels: Sequence[str] = grammar.SHAPES
     colors: Sequence[str] = tuple(grammar.COLORS)
+    caveat = ""
+    golden = None
 
     def files(self) -> Sequence[Path]:
         return ()

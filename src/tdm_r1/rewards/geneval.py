@@ -15,21 +15,22 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from tdm_r1.config import Section
-from tdm_r1.rewards import clip_colors, detectors, mask2former
+from tdm_r1.rewards import clip_colors, detectors, mask2former, nanodet
 from tdm_r1.rewards.clip_colors import ClipColors
 from tdm_r1.rewards.detectors import Detector, Found, ShapesDetector
 from tdm_r1.rewards.images import as_image
 from tdm_r1.rewards.mask2former import Mask2Former
+from tdm_r1.rewards.nanodet import NanoDet
 from tdm_r1.rewards.protocol import Image, Metadata, PerImage, Score, ScorerInfo
 from tdm_r1.worlds import geneval
 from tdm_r1.worlds.geneval import COLORS, Detection, Judgement, check_row, judge, keep
 
 
 class GenEvalOptions(Section):
-    detector: Literal["mask2former", "shapes"] = "mask2former"
-    """What sees the objects: Mask2Former for photographs, or the verifier of the embedded world."""
+    detector: Literal["mask2former", "nanodet", "shapes"] = "mask2former"
+    """What sees the objects: Mask2Former; NanoDet, weak and fast, for smoke tests; or the embedded world's verifier."""
     weights: str = ""
-    """Folder of the Mask2Former in transformers' format; see `tdm-r1 geneval convert`."""
+    """Folder of the Mask2Former (`tdm-r1 geneval convert`), or file of the NanoDet (`tdm-r1 geneval nanodet`)."""
     colors: str = ""
     """Folder of the CLIP that names colours (the benchmark's is openai/clip-vit-large-patch14)."""
     kind: Literal["partial", "strict", "correct"] = "partial"
@@ -47,7 +48,7 @@ class GenEvalOptions(Section):
     overlap: float = 1.0
     """Intersection over union above which the less confident of two objects goes; 1 keeps both."""
     golden: str = ""
-    """Picture for the self-test, with `golden_label` in it; without one, only a blank picture is tried."""
+    """Picture for the self-test, with `golden_label` in it; else the detector's own picture, if it has one."""
     golden_label: str = "person"
     """Class that must be found on the golden picture."""
 
@@ -67,7 +68,7 @@ class GenEvalScorer(PerImage):
         weights="Mask2Former (`weights`) and CLIP ViT-L/14 (`colors`)",
     )
     Options = GenEvalOptions
-    code: ClassVar = (geneval, detectors, mask2former, clip_colors)
+    code: ClassVar = (geneval, detectors, mask2former, nanodet, clip_colors)
     options: GenEvalOptions
 
     def __init__(self, **options: object) -> None:
@@ -76,6 +77,18 @@ class GenEvalScorer(PerImage):
         self._detector: Detector = ShapesDetector()
         if self.options.detector == "mask2former":
             self._detector = Mask2Former(Path(self.options.weights))
+        elif self.options.detector == "nanodet":
+            self._detector = NanoDet(Path(self.options.weights))
+
+    def describe(self) -> ScorerInfo:
+        if self.options.detector != "nanodet":
+            return self.about
+        licence = "Apache-2.0 (code, NanoDet), MIT (its package)"
+        light = replace(self.about, licence=licence, cpu_seconds=0.1, memory_mb=300, extra="nanodet")
+        return replace(light, weights="NanoDet (`weights`)", caveat=self._detector.caveat)
+
+    def libraries(self) -> Sequence[str]:
+        return ("onnxruntime",) if self.options.detector == "nanodet" else ()
 
     def files(self) -> Sequence[Path]:
         return [*self._detector.files(), *(self._colors.files() if self._colors else ())]
@@ -120,7 +133,7 @@ class GenEvalScorer(PerImage):
         return Score(
             value=float(kinds[self.options.kind]),
             parts=(*verdicts, ("partial", judgement.score), *judgement.parts),
-            detail=_detail(judgement, detections),
+            detail=_detail(judgement, detections, self._detector.caveat),
         )
 
     def selftest(self) -> None:
@@ -128,14 +141,17 @@ class GenEvalScorer(PerImage):
         blank = np.full((64, 64, 3), 127, np.uint8)
         if seen := self.look(blank, row):
             raise ValueError(f"on a blank picture it saw {seen[0].label} with confidence {seen[0].score:.2f}")
-        if self.options.golden:
-            labels = {one.label for one in self.look(as_image(Path(self.options.golden).read_bytes()), row)}
-            if self.options.golden_label not in labels:
-                raise ValueError(f"on the golden picture it saw {sorted(labels)}, not {self.options.golden_label}")
+        asked = (Path(self.options.golden), self.options.golden_label) if self.options.golden else self._detector.golden
+        if asked:
+            picture, label = asked
+            labels = {one.label for one in self.look(as_image(picture.read_bytes()), row)}
+            if label not in labels:
+                raise ValueError(f"on the golden picture it saw {sorted(labels)}, not {label}")
 
 
-def _detail(judgement: Judgement, detections: Sequence[Detection]) -> str:
+def _detail(judgement: Judgement, detections: Sequence[Detection], caveat: str) -> str:
     boxes: dict[str, list[list[float]]] = {}
     for one in detections:
         boxes.setdefault(one.label, []).append([round(float(value), 4) for value in (*one.box, one.score)])
-    return json.dumps({"reason": "\n".join(judgement.reasons), "details": boxes})
+    said = {"caveat": caveat} if caveat else {}
+    return json.dumps({"reason": "\n".join(judgement.reasons), "details": boxes, **said})

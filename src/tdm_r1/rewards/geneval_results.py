@@ -57,7 +57,10 @@ def samples(folder: Path) -> list[Sample]:
 
 
 def result_row(filename: str, metadata: Mapping[str, Any], score: Score) -> dict[str, Any]:
-    """The official row of a judged image; one that could not be judged has `correct` false and says why."""
+    """The official row of a judged image; one that could not be judged has `correct` false and says why.
+
+    A detector that is not the benchmark's adds the field `caveat`.
+    """
     detail = json.loads(score.detail or "{}")
     return {
         "filename": filename,
@@ -67,6 +70,7 @@ def result_row(filename: str, metadata: Mapping[str, Any], score: Score) -> dict
         "reason": detail.get("reason", "") if score.error is None else f"error: {score.error}",
         "metadata": json.dumps(metadata),
         "details": json.dumps(detail.get("details", {})),
+        **({"caveat": detail["caveat"]} if "caveat" in detail else {}),
     }
 
 

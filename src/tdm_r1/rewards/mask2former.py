@@ -34,6 +34,8 @@ class Mask2Former:
 
     labels: Sequence[str] = CLASSES
     colors: Sequence[str] = ()
+    caveat = ""
+    golden = None
 
     def __init__(self, folder: Path, *, short: int = SHORT, long: int = LONG) -> None:
         self._folder, self._sides = folder, (short, long)

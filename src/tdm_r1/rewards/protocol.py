@@ -68,6 +68,8 @@ class ScorerInfo:
     """Extra of this package that installs what it imports."""
     weights: str = ""
     """What must be there before it can serve, and which option names it; empty is nothing."""
+    caveat: str = ""
+    """What is said beside every number that it gives; empty is nothing."""
 
 
 @dataclass(frozen=True)

