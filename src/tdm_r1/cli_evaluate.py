@@ -38,6 +38,9 @@ def evaluate(
     scorer: Annotated[list[str] | None, typer.Option(help="With --suite: one more, NAME or NAME=JSON.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="With --suite: scoring processes; one per core.")] = None,
     set_: Set = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="With --suite: only this share of the images, I from 0 to N-1.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Without --suite: train for prompts that were trained on.")] = "test",
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
     teacher: Annotated[bool, typer.Option(help="Without --suite: judge the base as well.")] = False,
@@ -48,7 +51,7 @@ def evaluate(
     count, file = _prompts(prompts)
     if suite is None:
         given: dict[str, Any] = {"model": model, "steps": steps, "guidance": guidance, "scorer": scorer, "set": set_}
-        given |= {"workers": workers, "prompts FILE": file}
+        given |= {"workers": workers, "prompts FILE": file, "shard": shard}
         if named := [name for name, value in given.items() if value is not None]:
             raise ConfigError(f"--{named[0]} needs a suite", hint="add --suite shapes, or geneval, ocr, …")
         _as_the_run_does(root, lora, iteration, count or 600, images_per_prompt or 1, split, seed, teacher, out, page)
@@ -56,6 +59,7 @@ def evaluate(
     if split != "test" or teacher or page is not None:
         raise ConfigError("--split, --teacher and --page go without --suite", hint="for the base, give --model")
     from tdm_r1.runtime.suites.command import Order, evaluate_suite
+    from tdm_r1.runtime.suites.evaluation import share_of
 
     evaluate_suite(
         Order(
@@ -75,6 +79,7 @@ def evaluate(
             overrides=presets.parse_overrides(set_),
             seed=seed,
             out=out,
+            share=share_of(shard),
         )
     )
 

@@ -36,7 +36,7 @@ from tdm_r1.runtime.suites.subject import open_model
 from tdm_r1.runtime.suites.suite import open_suite, remarks
 from tdm_r1.runtime.suites.tables import reward_metric
 from tdm_r1.statistics import Interval
-from tests.support import content, tdm_r1
+from tests.support import content, tdm_r1, tree
 
 PLANE = ("--suite", "plane", "--workers", "0")
 HALF = json.dumps({"use": "plane"})
@@ -105,6 +105,34 @@ def test_a_killed_evaluation_draws_what_is_missing_alone_and_ends_the_same(evalu
     assert {name: (folder / name).read_bytes() for name in whole} == whole
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(kept) == 2
+
+
+def test_shards_in_any_order_leave_the_files_of_one_command(
+    evaluated: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, arguments = evaluated
+    whole = tree(folder)
+    shutil.rmtree(folder)
+    assert evaluate(*arguments, "--shard", "1/2") == 0
+    assert "shard 1/2: 64 images are drawn and scored" in capsys.readouterr().out
+    assert {path.name for path in (folder / "images").iterdir()} == {"00001.parquet"}
+    assert not (folder / "evaluation.json").exists()
+    assert evaluate(*arguments, "--shard", "0/2") == 0
+    drawn = {path: path.stat().st_mtime_ns for path in folder.glob("images/*")}
+    assert evaluate(*arguments) == 0
+    assert tree(folder) == whole
+    assert {path: path.stat().st_mtime_ns for path in drawn} == drawn
+
+
+@pytest.mark.parametrize(
+    ("shard", "said"), [("2/2", "expected 0/2 to 1/2"), ("one", "expected I/N"), ("-1/2", "I/N"), ("0/0", "0/0")]
+)
+def test_a_shard_that_is_none_is_refused_before_anything_is_written(
+    shard: str, said: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate("--root", str(finished), "--out", str(tmp_path / "out"), f"--shard={shard}") == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_scorer_that_is_added_later_draws_nothing_again(evaluated: tuple[Path, list[str]]) -> None:

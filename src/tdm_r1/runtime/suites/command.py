@@ -19,9 +19,9 @@ from tdm_r1.rewards.judges import Judges
 from tdm_r1.runtime.generators import Generator, open_generator
 from tdm_r1.runtime.layout import EVALUATIONS
 from tdm_r1.runtime.suites import comparison, markdown
-from tdm_r1.runtime.suites.evaluation import Asked, carry_out, conclude, read_evaluation
+from tdm_r1.runtime.suites.evaluation import WHOLE, Asked, Share, carry_out, conclude, read_evaluation
 from tdm_r1.runtime.suites.judging import judging, named_scorers, try_out
-from tdm_r1.runtime.suites.parts import write
+from tdm_r1.runtime.suites.parts import parts_of, write
 from tdm_r1.runtime.suites.subject import open_model, subject_of
 from tdm_r1.runtime.suites.suite import open_suite
 from tdm_r1.statistics import OVERALL
@@ -47,6 +47,7 @@ class Order:
     overrides: Mapping[str, Any]
     seed: int
     out: str | None
+    share: Share
 
 
 def evaluate_suite(order: Order) -> None:
@@ -62,8 +63,15 @@ def evaluate_suite(order: Order) -> None:
     store, judges = open_store(_place(order, asked)), Judges(section)
     try_out(judges)
     with console.bar() as progress:
-        samples = carry_out(store, asked, judges, console.track(progress))
+        samples = carry_out(store, asked, judges, console.track(progress), order.share)
     judges.close()
+    if order.share != WHOLE:
+        images = sum(len(part.images) for part in order.share.of(parts_of(suite)))
+        done = f"shard {order.share.index}/{order.share.count}: {images} images are drawn and scored in {store.root}"
+        console.OUT.print(
+            f"{done}; after all shards, the same command without --shard writes the tables", soft_wrap=True
+        )
+        return
     content = conclude(store, asked, judges, samples, reward)
     console.OUT.print(_table(content))
     for line in content["remarks"]:

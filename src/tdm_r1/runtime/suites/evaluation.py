@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -106,9 +107,43 @@ def difference(present: Any, wanted: Any, path: str = "") -> str | None:
     return None if present == wanted else f"{path.lstrip('.')} is {present!r:.80} there and {wanted!r:.80} here"
 
 
-def carry_out(store: Store, asked: Asked, judges: Judges, progress: Progress = silent) -> Samples:
-    """Draw and score every part that does not lie there yet; all rows by scorer."""
-    digest, parts = begin(store, asked), parts_of(asked.suite)
+@dataclass(frozen=True)
+class Share:
+    """Which parts a command does: every `count`-th, from `index` on. Shares do not know each other."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ConfigError(
+                f"--shard is {self.index}/{self.count}, expected 0/{self.count} to {self.count - 1}/{self.count}",
+                hint="shards are counted from 0",
+            )
+
+    def of(self, parts: Sequence[Part]) -> Sequence[Part]:
+        """The parts of this share."""
+        return parts[self.index :: self.count]
+
+
+WHOLE: Final = Share()
+
+
+def share_of(text: str | None) -> Share:
+    """`2/8` is the third of eight; None is everything.
+
+    Raises:
+        ConfigError: for another text, or an index that is not below the count.
+    """
+    match = re.fullmatch(r"(\d{1,6})/([1-9]\d{0,5})", text or "0/1")
+    if match is None:
+        raise ConfigError(f"--shard is {text!r}, expected I/N", hint="write 0/4, 1/4, 2/4 and 3/4 for four shards")
+    return Share(int(match[1]), int(match[2]))
+
+
+def carry_out(store: Store, asked: Asked, judges: Judges, progress: Progress = silent, share: Share = WHOLE) -> Samples:
+    """Draw and score every part of a share that does not lie there yet; all its rows by scorer."""
+    digest, parts = begin(store, asked), share.of(parts_of(asked.suite))
     steps = list(progress_steps(parts, list(judges.scorers)))
     samples: Samples = {name: [] for name in judges.scorers}
     images: list[bytes] = []
