@@ -10,9 +10,9 @@ from tdm_r1.artifacts.store import Store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ArtifactError, ConfigError
 from tdm_r1.runtime.audit_faults import Fault
+from tdm_r1.runtime.audit_files import first_line
 from tdm_r1.runtime.layout import AGAIN, BASE, FEEDBACK, ONCE, PROMPTS, RUN_FILE, SHARDED, STAGES, VARIANTS, Task
-from tdm_r1.runtime.run import digest_of
-from tdm_r1.runtime.run_file import read_config, stored_values
+from tdm_r1.runtime.run_file import digest_of, read_config, stored_values
 from tdm_r1.runtime.variants import listed_variants, reward_key, variant_config
 
 
@@ -71,8 +71,3 @@ def parse_location(location: str) -> Task | None:
     if (match[3] in SHARDED) != bool(match[4]):
         return None
     return Task(match[3], int(match[2]), int(match[4] or 0), match[1] or "")
-
-
-def first_line(text: str) -> str:
-    """Enough of an error for one line."""
-    return " ".join(text.split())[:300]

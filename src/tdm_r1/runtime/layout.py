@@ -23,6 +23,8 @@ VOTES = "votes"
 
 RUN_FILE = "run.json"
 STOP_FILE = "STOP"
+RESULT_FILE = "result.json"
+REPORT_FILE = "report.html"
 DRIVE = "drive"
 """Folder in which drivers keep their lease and what they submitted; no stage reads it."""
 CHECKPOINTS = "checkpoints"

@@ -16,8 +16,8 @@ from tdm_r1.runtime.generators import load_generator
 from tdm_r1.runtime.layout import RUN_FILE
 from tdm_r1.runtime.lineage import Lineage, Released, trace
 from tdm_r1.runtime.lora_folder import WEIGHTS_FILE, ExportedLora, diffusers_lora, read_lora
-from tdm_r1.runtime.run import Run, digest_of, open_run
-from tdm_r1.runtime.run_file import read_config
+from tdm_r1.runtime.run import Run, open_run
+from tdm_r1.runtime.run_file import digest_of, read_config
 
 
 def trace_file(path: Path, root: str | None) -> tuple[Run, Lineage]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from tdm_r1.artifacts.seal import parse_object, seal_of, take_seal
+from tdm_r1.artifacts.seal import canonical_json, parse_object, seal_of, take_seal
 from tdm_r1.artifacts.store import Store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError, CorruptArtifactError
 from tdm_r1.runtime.layout import RUN_FILE
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration, as every manifest records it."""
+    return hashlib.sha256(canonical_json(values)).hexdigest()
 
 
 def run_file_bytes(values: Mapping[str, Any]) -> bytes:

@@ -27,7 +27,7 @@ from tdm_r1.presets import revise
 from tdm_r1.rng import Keys
 from tdm_r1.runtime import numerics
 from tdm_r1.runtime.generators import Generator
-from tdm_r1.runtime.run import digest_of
+from tdm_r1.runtime.run_file import digest_of
 from tdm_r1.worlds.world import WorldPrompt
 
 NOISE: Final = "suite/noise"
