@@ -64,10 +64,10 @@ class PromptSet(Record):
         require_ids(self.prompts, "PromptSet.prompts", "prompt_id", "tag")
         require_unique(self.prompts, "prompt_id", "PromptSet.prompts")
         require_text(self.prompts, "text", "PromptSet.prompts")
-        if unknown := set(self.prompts["split"].to_pylist()) - set(SPLITS):
+        if unknown := set(self.prompts["split"].unique().to_pylist()) - set(SPLITS):
             raise SchemaError(f"PromptSet.prompts.split has {sorted(unknown)} but only {list(SPLITS)} are declared")
         count = len(self.embeddings["sequence"])
-        if outside := [i for i in self.prompts["embedding"].to_pylist() if not 0 <= i < count]:
+        if outside := [i for i in self.prompts["embedding"].unique().to_pylist() if not 0 <= i < count]:
             raise SchemaError(f"PromptSet.prompts.embedding has {outside[0]} but there are {count} embeddings")
         require_json(self.prompts, "metadata", "prompt", "prompt_id")
 

@@ -104,7 +104,8 @@ class TableSpec:
         for name, column in self.columns.items():
             column.check(value[name], f"{label}.{name}")
         dims.bind(self.dim, value.num_rows, label)
-        return value.select(list(self.columns)).cast(self.schema).combine_chunks()
+        chosen = value.select(list(self.columns)).replace_schema_metadata(None)
+        return (chosen if chosen.schema == self.schema else chosen.cast(self.schema)).combine_chunks()
 
 
 @dataclass(frozen=True)

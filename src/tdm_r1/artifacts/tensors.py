@@ -28,7 +28,7 @@ MOST_HEADER_BYTES: Final = 16 << 20
 """Of names, shapes and offsets: some 100 bytes per tensor."""
 
 MOST_NUMBERS: Final = 1 << 60
-"""Of a tensor."""
+"""Of a tensor: beside a dim of 0 the library lets any other pass."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -70,9 +70,7 @@ def scan_tensors(path: Path, dtype: DType | None) -> dict[str, Bare]:
                 raise SchemaError(f"{labelled(path, name)} is {said.get_dtype()}, which no record holds")
             require_dtype(stored.name, labelled(path, name), dtype)
             found[name] = Bare(stored, tuple(said.get_shape()))
-            if (
-                prod(max(1, dim) for dim in found[name].shape) > MOST_NUMBERS
-            ):  # beside a dim of 0 the library lets any pass
+            if prod(max(1, dim) for dim in found[name].shape) > MOST_NUMBERS:
                 raise CorruptArtifactError(f"{labelled(path, name)} claims the shape {found[name].shape!s:.80}")
     require_finite(path, found)
     return found
