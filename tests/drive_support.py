@@ -19,7 +19,7 @@ from pipelines.local import TaskFailedError, task_argvs
 from tdm_r1.artifacts.store import open_store
 from tdm_r1.runtime.layout import iteration_tasks, once_tasks
 from tdm_r1.runtime.run_file import read_config
-from tests.faults.preloaded import Starter
+from tests.faults.preloaded import Starter, scratch_in
 from tests.forked import Forked
 from tests.kfp_server import KfpServer, Work
 from tests.support import content, differing
@@ -121,7 +121,8 @@ def arguments(server: KfpServer, root: Path, *more: str) -> list[str]:
 def started(server: KfpServer, root: Path, *more: str) -> subprocess.Popen[str]:
     """The driver in a process of its own."""
     command = [sys.executable, "-m", "tdm_r1", *arguments(server, root, *more)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    environment = {**os.environ, "TMPDIR": str(scratch_in(root.parent))}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def until(condition: Callable[[], object], seconds: float = 60) -> None:

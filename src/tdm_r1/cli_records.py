@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def inspect(root: Root) -> None:
     """Show what is committed: per iteration, the stages, rows, bytes and seconds."""
-    from tdm_r1.runtime.command import show_run
+    from tdm_r1.runtime.inspection import show_run
 
     show_run(root)
 
@@ -44,19 +44,24 @@ def audit(
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="List every record, not only the faulty ones.")] = False,
     fast: Annotated[bool, typer.Option(help="Hash everything, but load no record.")] = False,
+    pixels: Annotated[bool, typer.Option("--pixels", help="Also decompress every picture.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="One per CPU by default, at most 8.")] = None,
 ) -> None:
     """Verify every byte and the lineage of a run, or replay a stage of it; exit code 1 when something is wrong."""
-    from tdm_r1.runtime.command import audit_run, replay_run
-
     place = one_root(root, run, "audit")
-    if replay is not None and (all_ or fast or threads):
-        raise ConfigError("--replay takes none of --all, --fast, --threads", hint="leave them out")
+    if replay is not None and (all_ or fast or pixels or threads):
+        raise ConfigError("--replay takes none of --all, --fast, --pixels, --threads", hint="leave them out")
+    if fast and pixels:
+        raise ConfigError("--fast and --pixels were both given", hint="--fast loads no record: leave one of them out")
     if replay is not None:
+        from tdm_r1.runtime.command import replay_run
+
         clean = replay_run(place, replay, as_json=json_)
     else:
-        clean = audit_run(place, load=not fast, threads=threads, all_records=all_, as_json=json_)
+        from tdm_r1.runtime.inspection import audit_run
+
+        clean = audit_run(place, load=not fast, pixels=pixels, threads=threads, all_records=all_, as_json=json_)
     raise typer.Exit(0 if clean else 1)
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,14 @@ def two(node: Any) -> Any:
 
 
 def launch(words: Sequence[str]) -> int:
-    """`tdm-r1 launch …` in processes of its own."""
+    """`tdm-r1 launch …` in processes of its own, which leave no temporary file behind."""
     paths = os.pathsep.join([str(COMPILED.parents[1]), str(COMPILED.parents[1] / "src")])
     command = [sys.executable, "-m", "tdm_r1", *words]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": scratch}
+        code = subprocess.run(command, env=environment, check=False).returncode
+        assert list(Path(scratch).iterdir()) == []
+    return code
 
 
 class Here:

@@ -30,8 +30,9 @@ from tdm_r1.models.sources import ASSETS, open_source
 from tdm_r1.pretrain.autoencoder import new_autoencoder, standardise
 from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
 from tdm_r1.rng import Keys
+from tdm_r1.runtime.archive import newest_generator
 from tdm_r1.runtime.execute import execute
-from tdm_r1.runtime.generators import newest_generator, open_generator
+from tdm_r1.runtime.generators import open_generator
 from tdm_r1.runtime.layout import Task
 from tdm_r1.runtime.lora_folder import WEIGHTS_FILE, starting_role
 from tdm_r1.runtime.measure import measure

@@ -100,15 +100,24 @@ class Starter:
                 program.wait()
 
 
+def scratch_in(folder: Path) -> Path:
+    """Where programs that a test kills leave what they could not delete: pytest removes it with the folder."""
+    scratch = folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return scratch
+
+
 @contextmanager
 def preloaded(folder: Path, environment: Mapping[str, str], *more: str) -> Iterator[Starter]:
     """Run the server; when it ends, whatever it started and still runs is killed.
 
     Args:
+        folder: for what programs print, and for their temporary files: a killed one deletes none of its own.
         more: modules that it imports beside those of every run.
     """
     command, home = [sys.executable, "-m", "tests.faults.preloaded", *more], Path(__file__).parents[2]
-    with subprocess.Popen(command, env=dict(environment), cwd=home, stdin=subprocess.PIPE, text=True) as server:
+    inside = {**environment, "TMPDIR": str(scratch_in(folder))}
+    with subprocess.Popen(command, env=inside, cwd=home, stdin=subprocess.PIPE, text=True) as server:
         starter = Starter(server, folder)
         try:
             yield starter

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.guard import Guard, Ledger
-from tests.faults.preloaded import Starter
+from tests.faults.preloaded import Starter, scratch_in
 from tests.faults.s3_run import environment, same_as, start_at
 from tests.faults.watcher import Watcher, names
 from tests.s3 import Server
@@ -48,7 +48,8 @@ def test_two_runners_of_a_local_run_both_end_with_the_same_bytes(
         watcher.close()
         assert codes == [0, 0], [program.printed for program in programs]
         committed = sum(name.endswith("/manifest.json") for name in names(root))
-        counts.where[f"manifests that a loser wrote too, of {committed}"] += watcher.seen["manifest.json"] - committed
+        too = max(0, watcher.seen["manifest.json"] - committed)  # a busy machine may miss the first one of a folder
+        counts.where[f"manifests that a loser wrote too, of {committed}"] += too
         guards.append(guard := Guard(str(root)))
         assert guard.check()
         assert differing(content(finished), content(root)) == []
@@ -101,9 +102,10 @@ def test_a_stage_whose_loop_was_killed_ends_beside_the_loop_that_takes_over(
     counts, root = ledger("kill -9 of the loop, not of its stage"), tmp_path / "run"
     root.mkdir()
     command = [sys.executable, "-m", "tdm_r1", *plane_run(root), "--isolate"]
+    inside = {**os.environ, "TMPDIR": str(scratch_in(tmp_path))}
     with (
         (tmp_path / "log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as loop,
+        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=inside) as loop,
     ):
         try:
             orphan = first_stage(loop)

@@ -21,6 +21,7 @@ from tdm_r1.runtime.layout import all_tasks, parents_of
 from tdm_r1.runtime.run_file import read_config
 from tests.support import differing, tdm_r1, tree
 from tests.unit.damage import doctor, flip, forge
+from tests.unit.test_hostile_tables import first_page
 
 Capture = pytest.CaptureFixture[str]
 LAST = "iter-00002/generator_update"
@@ -262,6 +263,20 @@ def test_a_record_that_breaks_its_contract_under_a_consistent_manifest_is_found_
     assert faults(run) == {child, ("content", part)}
 
 
+def test_pictures_are_decompressed_when_asked_for(run: Path) -> None:
+    part = "iter-00002/rollout/shard-0001"
+    path = run / part / "part.parquet"
+    data = bytearray(path.read_bytes())
+    data[data.index(bytes.fromhex("28b52ffd"), first_page(path, "images"))] ^= 1  # a frame of zstd
+    path.write_bytes(data)
+    assert faults(run) == {("hash", f"{part}/part.parquet")}
+    doctor(run, part, lambda body: body["files"]["part.parquet"].update(sha256=sha256(data).hexdigest()))
+    names = ("reward_scoring/shard-0001", "surrogate_update", "generator_update")
+    children = {("lineage", f"iter-00002/{name}") for name in names}
+    assert faults(run) == children
+    assert faults(run, pixels=True) == {*children, ("content", part)}
+
+
 PARENTS = [
     ("distill_base", 0, "prompts/prompts.parquet"),
     ("distill_base", 0, "prompts/embeddings.safetensors"),
@@ -289,7 +304,13 @@ def test_a_stage_refuses_to_read_a_flipped_file_and_commits_nothing(
     assert differing(before, tree(run)) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["a", "--root", "b"], ["a", "--replay", "1", "--fast"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([], ["a", "--root", "b"], ["a", "--replay", "1", "--fast"]),
+        *(["a", "--replay", "1", "--pixels"], ["a", "--fast", "--pixels"]),
+    ],
+)
 def test_arguments_that_do_not_fit_together_are_refused(arguments: list[str], capsys: Capture) -> None:
     assert tdm_r1("audit", *arguments) == 2
     assert "hint: " in capsys.readouterr().err

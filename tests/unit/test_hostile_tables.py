@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,74 @@ def test_a_value_that_is_no_number_in_any_row_group_is_found_by_scanning(tmp_pat
     assert Rollout.scan(tmp_path) == {"part.parquet": 300}
     good.states[299, 4, 1, 2, 3] = float("nan")  # after the check of the record
     good.write(tmp_path)
-    for read in (Rollout.scan, Rollout.read):
+    for read in (Rollout.scan, partial(Rollout.scan, pixels=False), Rollout.read):
         with pytest.raises(SchemaError, match="NaN or infinite"):
             read(tmp_path)
+
+
+def first_page(path: Path, column: str) -> int:
+    """Where the first page of a column begins."""
+    about = pq.read_metadata(path)
+    number = about.schema.to_arrow_schema().get_field_index(column)
+    return int(about.row_group(0).column(number).data_page_offset)
+
+
+def test_a_page_of_pixels_that_cannot_be_decompressed_is_found_when_pixels_are_asked_for(tmp_path: Path) -> None:
+    """Under a hash that fits: without it, any changed byte is found (test_audit.py)."""
+    rollout(300).write(tmp_path)
+    path = tmp_path / "part.parquet"
+    data, page = bytearray(path.read_bytes()), first_page(path, "images")
+    frame = data.index(bytes.fromhex("28b52ffd"), page)  # zstd's magic number
+    data[frame] ^= 1
+    path.write_bytes(data)
+    assert Rollout.scan(tmp_path, pixels=False) == {"part.parquet": 300}
+    for read in (Rollout.read, Rollout.scan):
+        with pytest.raises(CorruptArtifactError):
+            read(tmp_path)
+
+
+def varint(value: int) -> bytes:
+    """A number as Parquet's footer has it: zigzag, seven bits per byte."""
+    rest, found = 2 * value, bytearray()
+    while rest > 127:
+        found.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([*found, rest])
+
+
+def lie_of_column(path: Path, column: str, fact: str, claim: int) -> None:
+    """Change what the footer says of a column in the first row group, and nothing else."""
+
+    def facts() -> tuple[int, ...]:
+        about = pq.read_metadata(path)
+        found = about.row_group(0).column(about.schema.to_arrow_schema().get_field_index(column))
+        return tuple(int(getattr(found, name)) for name in FACTS)
+
+    data, true = path.read_bytes(), dict(zip(FACTS, facts(), strict=True))
+    old, new = varint(true[fact]), varint(claim)
+    assert len(old) == len(new)
+    place = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    while (place := data.find(old, place + 1)) > 0:
+        path.write_bytes(data[:place] + new + data[place + len(old) :])
+        try:
+            if facts() == tuple((true | {fact: claim}).values()):
+                return
+        except OSError:
+            continue
+    raise AssertionError("no such footer was found")
+
+
+FACTS = ("num_values", "total_uncompressed_size", "total_compressed_size")
+
+
+@pytest.mark.parametrize(("fact", "claim"), list(zip(FACTS, (200, 9_000, 1_000_000), strict=True)))
+def test_a_footer_that_lies_about_pixels_is_refused_without_decoding_them(
+    fact: str, claim: int, tmp_path: Path
+) -> None:
+    rollout(300).write(tmp_path)
+    lie_of_column(tmp_path / "part.parquet", "images", fact, claim)
+    with pytest.raises((SchemaError, CorruptArtifactError), match="column images claims"):
+        Rollout.scan(tmp_path, pixels=False)
 
 
 def about(field: pa.Field, **change: str) -> pa.Field:
@@ -87,7 +153,7 @@ def test_a_table_that_is_not_the_declared_one_is_refused(name: str, tmp_path: Pa
     rollout(2).write(tmp_path)
     path = tmp_path / "part.parquet"
     pq.write_table(TABLES[name](pq.read_table(path)), path)
-    for read in (Rollout.read, Rollout.scan):
+    for read in (Rollout.read, Rollout.scan, partial(Rollout.scan, pixels=False)):
         with pytest.raises((SchemaError, CorruptArtifactError)):
             read(tmp_path)
 

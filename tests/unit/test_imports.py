@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +68,41 @@ def test_a_stage_starts_and_trains_without_the_compiler(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "False\n"
+
+
+LOOKERS = [
+    ["inspect"],
+    ["audit", "--all", "--pixels"],
+    ["query"],
+    ["query", "SELECT avg(reward) FROM rewards"],
+    ["lineage"],
+    ["lineage", "--sample", "00001-0000-000"],
+    ["prune", "--keep-last", "0", "--yes"],
+    ["sweep", "--yes"],
+]
+WITHOUT_TORCH = """
+import json, sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "diffusers", "transformers", "cv2", "matplotlib"):
+            raise AssertionError(f"{name} is imported")
+
+sys.meta_path.insert(0, Refused())
+from tdm_r1.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["tdm-r1", *words]
+    try:
+        main()
+    except SystemExit as end:
+        print("ended", words[0], end.code)
+"""
+
+
+def test_commands_that_only_look_at_a_run_never_import_torch(finished: Path, tmp_path: Path) -> None:
+    root = str(shutil.copytree(finished, tmp_path / "run"))
+    asked = json.dumps([["--version"], *([*words, "--root", root] for words in LOOKERS)])
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, asked], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    ended = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("ended")]
+    assert ended == [[words[0], "0"] for words in (["--version"], *LOOKERS)]

@@ -45,7 +45,7 @@ def test_a_record_whose_rows_disagree_cannot_be_built() -> None:
 @pytest.mark.parametrize(
     ("field", "change", "claim"),
     [
-        ("images", lambda t: t.float(), "is torch.float32 but torch.uint8 is declared"),
+        ("images", lambda t: t.float(), "is float32 but uint8 is declared"),
         ("images", lambda t: t[..., :1].contiguous(), "has size 1 where 3 is declared"),
         ("images", lambda t: t.transpose(1, 2), "is not contiguous"),
         ("images", lambda t: t[0], r"has shape \[4, 6, 3\] but \[N height width 3\] is declared"),

@@ -9,16 +9,18 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import pyarrow as pa
-from torch import Tensor
 
 from tdm_r1.artifacts.foreign import refusing
 from tdm_r1.artifacts.schema import Dims, RowsSpec, TableSpec, TensorsSpec, TextSpec, specs_of
 from tdm_r1.artifacts.tables import read_table, scan_table, write_table
 from tdm_r1.artifacts.tensors import read_tensors, scan_tensors, write_tensors
 from tdm_r1.errors import SchemaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TEXT_CHUNK: Final = 1 << 20
 
@@ -99,17 +101,20 @@ class Record:
         return cls(**values)
 
     @classmethod
-    def scan(cls, directory: Path) -> dict[str, int | None]:
+    def scan(cls, directory: Path, *, pixels: bool = True) -> dict[str, int | None]:
         """Check all that `read` checks and return the rows of each file, in bounded memory.
 
         One batch of rows or part of a tensor is in memory at a time, and the tables' own columns. What `check` sees
-        of a tensor is its shape and dtype, on the device `meta`.
+        of a tensor is its shape and dtype.
+
+        Args:
+            pixels: also decode row tensors of integers, as in `scan_table`.
         """
         values: dict[str, Any] = {}
         for file, field in cls.files().items():
             spec, path = specs_of(cls)[field], directory / file
             if isinstance(spec, TableSpec):
-                values[field], shapes = scan_table(path, spec, row_specs(cls, spec.dim))
+                values[field], shapes = scan_table(path, spec, row_specs(cls, spec.dim), pixels=pixels)
                 values.update(shapes)
             elif isinstance(spec, TextSpec):
                 values[field] = scan_text(path)

@@ -7,22 +7,24 @@ raises the `version` of its record.
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from torch import Tensor
+from pydantic_core import from_json
 
 from tdm_r1.artifacts.codec import Record
+from tdm_r1.artifacts.dtypes import FLOAT32, UINT8
 from tdm_r1.artifacts.schema import Column, nullable, rows, table, tensors, text
 from tdm_r1.errors import SchemaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPLITS: Final = ("train", "test")
 PLAIN_ID: Final = r"\A[A-Za-z0-9_][A-Za-z0-9_.:=+,@ -]*\z"
@@ -51,7 +53,7 @@ class PromptSet(Record):
     )
     """One row per prompt: split is `train` or `test`, metadata is JSON, embedding is a row of `embeddings`."""
 
-    embeddings: dict[str, Tensor] = tensors("embeddings.safetensors", torch.float32, sequence="U T D", pooled="U D2")
+    embeddings: dict[str, Tensor] = tensors("embeddings.safetensors", FLOAT32, sequence="U T D", pooled="U D2")
     """`sequence` [U, T, D] per token and `pooled` [U, D2]; row 0 is the empty prompt."""
 
     @property
@@ -62,13 +64,12 @@ class PromptSet(Record):
         require_ids(self.prompts, "PromptSet.prompts", "prompt_id", "tag")
         require_unique(self.prompts, "prompt_id", "PromptSet.prompts")
         require_text(self.prompts, "text", "PromptSet.prompts")
-        if unknown := set(self.prompts["split"].to_pylist()) - set(SPLITS):
+        if unknown := set(self.prompts["split"].unique().to_pylist()) - set(SPLITS):
             raise SchemaError(f"PromptSet.prompts.split has {sorted(unknown)} but only {list(SPLITS)} are declared")
         count = len(self.embeddings["sequence"])
-        if outside := [i for i in self.prompts["embedding"].to_pylist() if not 0 <= i < count]:
+        if outside := [i for i in self.prompts["embedding"].unique().to_pylist() if not 0 <= i < count]:
             raise SchemaError(f"PromptSet.prompts.embedding has {outside[0]} but there are {count} embeddings")
-        for row in self.prompts.select(["prompt_id", "metadata"]).to_pylist():
-            require_json(row["metadata"], f"the metadata of prompt `{row['prompt_id']}`")
+        require_json(self.prompts, "metadata", "prompt", "prompt_id")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,9 +81,9 @@ class Rollout(Record):
     readable: ClassVar[frozenset[int]] = frozenset({1, 2})
 
     index: pa.Table = table("part.parquet", "N", sample_id=pa.string(), prompt_id=pa.string(), group=pa.int64())
-    images: Tensor = rows("N height width 3", torch.uint8)
+    images: Tensor = rows("N height width 3", UINT8)
     """Decoded samples [N, height, width, RGB], 0..255."""
-    states: Tensor = rows("N K+1 C H W", torch.float32)
+    states: Tensor = rows("N K+1 C H W", FLOAT32)
     """States x_σ along the path; entry 0 is pure noise, entry K the clean latent."""
 
     @property
@@ -166,8 +167,7 @@ class Rewards(Record):
                 f"sample `{row['sample_id']}` has value {row['value']} and error {row['error']!r} by `{row['scorer']}`",
                 hint="give exactly one of them: a value, or the error that prevented it",
             )
-        for row in self.scorers.select(["name", "options"]).to_pylist():
-            require_json(row["options"], f"the options of scorer `{row['name']}`")
+        require_json(self.scorers, "options", "scorer", "name")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -288,7 +288,7 @@ class Evaluation(Record):
         strict=nullable(pa.bool_()),
         score=nullable(pa.float64()),
     )
-    image: Tensor = rows("S height width 3", torch.uint8)
+    image: Tensor = rows("S height width 3", UINT8)
     """Pictures of `samples` [S, height, width, RGB], 0..255."""
     report: str = text("report.html")
     """A self-contained HTML page."""
@@ -353,9 +353,11 @@ def require_unique(values: pa.Table, column: str, label: str) -> None:
     raise SchemaError(f"{label}.{column} has `{value}` {times} times but each may stand once")
 
 
-def require_json(value: str, label: str) -> None:
-    """Refuse a string that is not JSON."""
-    try:
-        json.loads(value)
-    except json.JSONDecodeError as error:
-        raise SchemaError(f"{label} is not JSON: {error}") from error
+def require_json(values: pa.Table, column: str, what: str, name: str) -> None:
+    """Refuse a column with a string that is not JSON, and say of which row by its `name`."""
+    for number, value in enumerate(values[column].to_pylist()):
+        try:
+            from_json(value)
+        except ValueError as error:
+            of = f"the {column} of {what} `{values[name][number].as_py()}`"
+            raise SchemaError(f"{of} is not JSON: {error}") from error

@@ -11,19 +11,23 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from torch import Tensor
+import pyarrow as pa
 
-from tdm_r1.artifacts.codec import Record
+from tdm_r1.artifacts.codec import Record, row_specs
 from tdm_r1.artifacts.foreign import REBUILD
 from tdm_r1.artifacts.leftovers import ADOPTED_SECONDS
 from tdm_r1.artifacts.manifest import FileEntry, Manifest, Provenance, sha256_of
-from tdm_r1.artifacts.schema import Dims, specs_of
+from tdm_r1.artifacts.schema import Dims, TableSpec, specs_of
 from tdm_r1.artifacts.store import Store, storage_errors
+from tdm_r1.artifacts.tables import read_columns
 from tdm_r1.artifacts.tensors import read_tensors
 from tdm_r1.artifacts.tombstone import refuse_pruned
 from tdm_r1.errors import ArtifactError, CorruptArtifactError, MissingParentError, SchemaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST_NAME = "manifest.json"
 
@@ -87,6 +91,18 @@ def load_tensors(store: Store, location: str, record: type[Record], field: str) 
         with at_location(store, location):
             found: dict[str, Tensor] = specs_of(record)[field].parse(read_tensors(local), field, Dims())
         return found, manifest
+
+
+def load_table(store: Store, location: str, record: type[Record], field: str) -> pa.Table:
+    """Read one table of the record at `location`, verified, without its row tensors and its other files."""
+    manifest = require_kind(store, location, record)
+    spec = specs_of(record)[field]
+    assert isinstance(spec, TableSpec)
+    with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
+        local = Path(scratch, spec.file)
+        fetch_verified(store, f"{location}/{manifest.files[spec.file].stored_as}", local, manifest.files[spec.file])
+        with at_location(store, location):
+            return spec.parse(read_columns(local, spec, row_specs(record, spec.dim)), field, Dims())
 
 
 @contextmanager

@@ -11,16 +11,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from math import prod
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
-from torch import Tensor
 
-from tdm_r1.artifacts.schema import ARROW_DTYPES, RowsSpec
+from tdm_r1.artifacts.dtypes import ARROW
+from tdm_r1.artifacts.schema import RowsSpec
 from tdm_r1.errors import SchemaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DTYPE, SHAPE = b"dtype", b"shape"
 """Keys of a column's metadata: the name of a numpy dtype, and the shape of an entry as JSON."""
@@ -31,7 +33,7 @@ def rows_column(name: str, spec: RowsSpec, tensor: Tensor, *, lists: bool) -> tu
     """Field and values of a contiguous [N, ...] tensor, without a copy on the CPU; `lists` is version 1's layout."""
     entry, values = tuple(tensor.shape[1:]), tensor.cpu().contiguous().numpy()
     if lists:
-        dtype = pa.fixed_shape_tensor(ARROW_DTYPES[spec.dtype], entry)
+        dtype = pa.fixed_shape_tensor(ARROW[spec.dtype], entry)
         flat = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=dtype.storage_type)
         return pa.field(name, dtype, nullable=False), pa.ExtensionArray.from_storage(dtype, flat)
     width = prod(entry) * values.itemsize
@@ -47,10 +49,10 @@ def entry_shape(field: pa.Field, spec: RowsSpec) -> tuple[int, ...]:
         SchemaError: when dtype, number of dims or width are not those of `spec`, or a dim is negative or absurd.
     """
     if isinstance(field.type, pa.FixedShapeTensorType):
-        shape, right = tuple(field.type.shape), field.type.value_type == ARROW_DTYPES[spec.dtype]
+        shape, right = tuple(field.type.shape), field.type.value_type == ARROW[spec.dtype]
     else:
         shape, dtype = described(field)
-        right = dtype == _numpy(spec.dtype).name and field.type == pa.binary(prod(shape) * spec.dtype.itemsize)
+        right = dtype == spec.dtype.name and field.type == pa.binary(prod(shape) * spec.dtype.itemsize)
     if not right:
         raise SchemaError(f"column {field.name} of type {field.type} cannot hold rows of {spec.dtype}, shape {shape}")
     if len(shape) != len(spec.dims) - 1 or min(shape, default=1) < 0:
@@ -72,17 +74,13 @@ def described(field: pa.Field) -> tuple[tuple[int, ...], str]:
     return tuple(shape), metadata.get(DTYPE, b"").decode("ascii", "replace")
 
 
-def _numpy(dtype: torch.dtype) -> np.dtype[np.generic]:
-    return torch.empty(0, dtype=dtype).numpy().dtype
-
-
 def entries(batches: Iterable[pa.Array], spec: RowsSpec) -> Iterator[npt.NDArray[np.generic]]:
     """The batches of a stored column as flat read-only arrays, without a copy."""
     for batch in batches:
         if batch.null_count:
             raise SchemaError(f"{batch.null_count} rows of {spec.dtype} are null but none may be")
         if isinstance(batch.type, pa.FixedSizeBinaryType):
-            yield from flat_entries([batch], _numpy(spec.dtype).name)
+            yield from flat_entries([batch], spec.dtype.name)
         else:
             yield batch.storage.flatten().to_numpy(zero_copy_only=False)
 

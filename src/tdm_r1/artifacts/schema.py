@@ -8,25 +8,39 @@ a number must have that size. `K+1` is a name like any other.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from torch import Tensor
 
+from tdm_r1.artifacts.dtypes import ARROW, NAMES, DType
 from tdm_r1.errors import SchemaError
 
-ARROW_DTYPES: dict[torch.dtype, pa.DataType] = {
-    torch.uint8: pa.uint8(),
-    torch.int64: pa.int64(),
-    torch.float16: pa.float16(),
-    torch.float32: pa.float32(),
-    torch.float64: pa.float64(),
-}
-"""Tensor dtypes that a Parquet column can hold."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Bare:
+    """A stored tensor whose values were looked at and not kept."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
 
 class Dims:
@@ -90,7 +104,8 @@ class TableSpec:
         for name, column in self.columns.items():
             column.check(value[name], f"{label}.{name}")
         dims.bind(self.dim, value.num_rows, label)
-        return value.select(list(self.columns)).cast(self.schema).combine_chunks()
+        chosen = value.select(list(self.columns)).replace_schema_metadata(None)
+        return (chosen if chosen.schema == self.schema else chosen.cast(self.schema)).combine_chunks()
 
 
 @dataclass(frozen=True)
@@ -98,12 +113,12 @@ class RowsSpec:
     """A tensor with one entry for each row of the table that has the same first dim."""
 
     dims: tuple[str, ...]
-    dtype: torch.dtype
+    dtype: DType
 
-    def parse(self, value: Any, label: str, dims: Dims) -> Tensor:
-        checked = check_tensor(value, label, self.dtype)
+    def parse(self, value: Any, label: str, dims: Dims) -> Tensor | Bare:
+        checked = parse_tensor(value, label, self.dtype)
         bind_shape(checked, self.dims, label, dims)
-        return checked.detach()
+        return checked
 
 
 @dataclass(frozen=True)
@@ -111,10 +126,10 @@ class TensorsSpec:
     """Named tensors in one file. With `shapes`, exactly these names; without, any."""
 
     file: str
-    dtype: torch.dtype | None
+    dtype: DType | None
     shapes: Mapping[str, tuple[str, ...]]
 
-    def parse(self, value: Any, label: str, dims: Dims) -> dict[str, Tensor]:
+    def parse(self, value: Any, label: str, dims: Dims) -> dict[str, Tensor | Bare]:
         """Return a copy of the dict, sorted by name; the tensors are not copied."""
         if not isinstance(value, Mapping):
             raise SchemaError(f"{label} is a {type(value).__name__} but a dict of tensors is declared")
@@ -122,14 +137,14 @@ class TensorsSpec:
             raise SchemaError(f"{label} has tensors {sorted(value)} but {sorted(self.shapes)} are declared")
         return {name: self._parse_one(name, value[name], label, dims) for name in sorted(value)}
 
-    def _parse_one(self, name: str, value: Any, label: str, dims: Dims) -> Tensor:
+    def _parse_one(self, name: str, value: Any, label: str, dims: Dims) -> Tensor | Bare:
         label = f"{label}[{name!r}]"
         if name in ("", "__metadata__"):
             raise SchemaError(f"{label} has a name that safetensors cannot store")
-        checked = check_tensor(value, label, self.dtype)
+        checked = parse_tensor(value, label, self.dtype)
         if self.shapes:
             bind_shape(checked, self.shapes[name], label, dims)
-        return checked.detach()
+        return checked
 
 
 @dataclass(frozen=True)
@@ -155,12 +170,12 @@ def nullable(dtype: pa.DataType, *, finite: bool = False) -> Column:
     return Column(dtype, nullable=True, finite=finite)
 
 
-def rows(shape: str, dtype: torch.dtype) -> Any:
+def rows(shape: str, dtype: DType) -> Any:
     """Declare a tensor stored as a column of the table whose dim comes first in `shape`."""
     return dataclasses.field(metadata={"spec": RowsSpec(tuple(shape.split()), dtype)})
 
 
-def tensors(file: str, dtype: torch.dtype | None = None, /, **shapes: str) -> Any:
+def tensors(file: str, dtype: DType | None = None, /, **shapes: str) -> Any:
     """Declare named tensors stored in the safetensors file `file`.
 
     Without `dtype`, any dtype is allowed; without `shapes`, any names and shapes are.
@@ -174,31 +189,55 @@ def text(file: str) -> Any:
     return dataclasses.field(metadata={"spec": TextSpec(file)})
 
 
-def check_tensor(value: Any, label: str, dtype: torch.dtype | None) -> Tensor:
-    """Return `value` when it is a contiguous, finite tensor of `dtype`; on the device `meta` it has no values."""
-    if not isinstance(value, Tensor):
+def parse_tensor(value: Any, label: str, dtype: DType | None) -> Tensor | Bare:
+    """Return a tensor without its graph, or what was seen of a stored one, when it is of `dtype`."""
+    if isinstance(value, Bare):
+        require_dtype(value.dtype.name, label, dtype)
+        return value
+    return check_tensor(value, label, dtype).detach()
+
+
+def require_dtype(found: str, label: str, dtype: DType | None) -> None:
+    """Refuse another dtype than declared; None is any that can be stored."""
+    if dtype is not None and found != dtype.name:
+        raise SchemaError(f"{label} is {found} but {dtype} is declared")
+    if found not in NAMES:
+        raise SchemaError(f"{label} is {found} but {', '.join(sorted(NAMES))} can be stored")
+
+
+def is_tensor(value: object) -> TypeGuard[Tensor]:
+    """Whether `value` is one of torch, which is not loaded for the question."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def check_tensor(value: Any, label: str, dtype: DType | None) -> Tensor:
+    """Return `value` when it is a contiguous, finite tensor of `dtype`."""
+    if not is_tensor(value):
         raise SchemaError(f"{label} is a {type(value).__name__} but a tensor is declared")
-    if dtype is not None and value.dtype != dtype:
-        raise SchemaError(f"{label} is {value.dtype} but {dtype} is declared")
+    require_dtype(str(value.dtype).removeprefix("torch."), label, dtype)
     if not value.is_contiguous():
         raise SchemaError(f"{label} is not contiguous", hint="call `.contiguous()` before building the record")
-    if not value.is_meta and not is_finite(value):
+    if not is_finite(value):
         raise SchemaError(f"{label} has a value that is NaN or infinite")
     return value
 
 
 def is_finite(value: Tensor) -> bool:
     """Whether no element is NaN or infinite: a finite sum proves it, any other asks each element."""
+    import torch
+
     if value.is_complex():
         return is_finite(torch.view_as_real(value))
     if not value.is_floating_point():
         return True
-    exact = value if value.dtype in ARROW_DTYPES or value.dtype == torch.bfloat16 else value.float()
+    summed = value.dtype == torch.bfloat16 or value.dtype in {dtype.torch for dtype in ARROW}
+    exact = value if summed else value.float()
     total = exact.sum(dtype=torch.promote_types(exact.dtype, torch.float32))
     return bool(total.isfinite()) or bool(exact.isfinite().all())
 
 
-def bind_shape(value: Tensor, names: tuple[str, ...], label: str, dims: Dims) -> None:
+def bind_shape(value: Tensor | Bare, names: tuple[str, ...], label: str, dims: Dims) -> None:
     """Bind each dim of `value` to its declared name."""
     if value.ndim != len(names):
         raise SchemaError(f"{label} has shape {list(value.shape)} but [{' '.join(names)}] is declared")

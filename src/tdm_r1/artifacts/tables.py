@@ -8,21 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from tdm_r1.artifacts.finite import all_finite
 from tdm_r1.artifacts.foreign import refusing
 from tdm_r1.artifacts.rows import entries, entry_shape, fill_rows, rows_column
-from tdm_r1.artifacts.schema import RowsSpec, TableSpec
+from tdm_r1.artifacts.schema import Bare, RowsSpec, TableSpec
 from tdm_r1.errors import SchemaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GROUP_ROWS: Final = 256
 """Rows of a row group, at most."""
@@ -41,7 +43,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Group:
-    """One row group."""
+    """One row group, or several small ones that follow each other."""
 
     start: int
     """Its first row."""
@@ -63,7 +65,7 @@ def write_table(
         field, column = rows_column(name, spec, tensor, lists=lists)
         table = table.append_column(field, column)
         width += tensor[:1].nbytes
-    bare = [name for name, (spec, _) in rows.items() if spec.dtype.is_floating_point and not lists]
+    bare = [name for name, (spec, _) in rows.items() if spec.dtype.bits is not None and not lists]
     height = GROUP_ROWS if lists else min(GROUP_ROWS, max(1, GROUP_BYTES // max(1, width)))
     pq.write_table(
         table,
@@ -84,7 +86,7 @@ def read_table(path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> tup
     """
     with open_table(path, spec, rows) as (file, shapes):
         count = file.metadata.num_rows
-        tensors = {name: torch.empty((count, *shapes[name]), dtype=rows[name].dtype) for name in rows}
+        tensors = {name: empty(rows[name], (count, *shapes[name])) for name in rows}
         parts = []
         for group in groups_of(file, spec, rows, shapes):
             parts.append(group.table)
@@ -93,21 +95,41 @@ def read_table(path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> tup
         return join(parts, spec), tensors
 
 
-def scan_table(path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> tuple[pa.Table, dict[str, Tensor]]:
+def empty(row: RowsSpec, shape: tuple[int, ...]) -> Tensor:
+    """Memory for a row tensor; only who keeps one needs torch."""
+    import torch
+
+    return torch.empty(shape, dtype=row.dtype.torch)
+
+
+def read_columns(path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> pa.Table:
+    """Read a table without its row tensors; refuses what `read_table` does of all but their values."""
+    with open_table(path, spec, rows) as (file, shapes):
+        return join([group.table for group in groups_of(file, spec, rows, shapes)], spec)
+
+
+def scan_table(
+    path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec], *, pixels: bool = True
+) -> tuple[pa.Table, dict[str, Bare]]:
     """Check all that `read_table` and a record's fields check, and keep the table's own columns only.
 
+    Args:
+        pixels: also decode row tensors of integers, whose every value is allowed. Without, the footer speaks for
+            them: type, shape, values, and that their bytes are there.
+
     Returns:
-        The table, and for each row tensor one on the device `meta`: its shape and dtype without its values.
+        The table, and the dtype and shape of each row tensor.
     """
     with open_table(path, spec, rows) as (file, shapes):
         count, parts = file.metadata.num_rows, []
+        decoded = [name for name in rows if pixels or not is_vouched(file, path, name, rows[name], shapes[name])]
         for group in groups_of(file, spec, rows, shapes):
             parts.append(group.table)
-            for name, batches in group.rows.items():
-                for values in entries(batches, rows[name]):
+            for name in decoded:
+                for values in entries(group.rows[name], rows[name]):
                     if not all_finite(values, rows[name].dtype):
                         raise SchemaError(f"{name} has a value that is NaN or infinite")
-        bare = {n: torch.empty((count, *shapes[n]), dtype=rows[n].dtype, device="meta") for n in rows}
+        bare = {name: Bare(rows[name].dtype, (count, *shapes[name])) for name in rows}
         return join(parts, spec), bare
 
 
@@ -152,13 +174,18 @@ def check_footer(file: pq.ParquetFile, label: str, spec: TableSpec, rows: Mappin
         if (found := plain_type(schema.field(name).type)) != column.dtype:
             raise SchemaError(f"`{label}`.{name} is {shown(found)} but {column.dtype} is declared")
     shapes = {name: entry_shape(schema.field(name), rows[name]) for name in rows}
-    lists = any(isinstance(schema.field(name).type, pa.FixedShapeTensorType) for name in rows)
+    lists = any(is_list(file, name) for name in rows)
     width = {name: prod(shapes[name]) * (8 if lists else rows[name].dtype.itemsize) for name in rows}
     for number in range(file.num_row_groups):
         check_claims(file.metadata.row_group(number), f"`{label}`, row group {number},", width, lists=lists)
     if sum(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)) != file.metadata.num_rows:
         raise SchemaError(f"`{label}` says that it has {file.metadata.num_rows} rows, but its row groups do not")
     return shapes
+
+
+def is_list(file: pq.ParquetFile, name: str) -> bool:
+    """Whether a row tensor is stored as version 1 did: lists of numbers."""
+    return isinstance(file.schema_arrow.field(name).type, pa.FixedShapeTensorType)
 
 
 def check_claims(group: pq.RowGroupMetaData, label: str, width: Mapping[str, int], *, lists: bool) -> None:
@@ -180,17 +207,61 @@ def check_claims(group: pq.RowGroupMetaData, label: str, width: Mapping[str, int
             raise SchemaError(f"{label} column {shown(name)} claims {claim} but at most {most} are expected")
 
 
+def is_vouched(file: pq.ParquetFile, path: Path, name: str, row: RowsSpec, shape: tuple[int, ...]) -> bool:
+    """Whether the footer can speak for a row tensor: integers, whose every value is allowed, whole and plain.
+
+    Raises:
+        SchemaError: when a row group claims other rows than its own, or bytes that are not there.
+    """
+    if row.dtype.bits is not None or is_list(file, name):
+        return False
+    width, end = prod(shape) * row.dtype.itemsize, path.stat().st_size - 8 - file.metadata.serialized_size
+    number = file.schema_arrow.get_field_index(name)
+    for group in (file.metadata.row_group(n) for n in range(file.num_row_groups)):
+        column = group.column(number)
+        if column.has_dictionary_page:
+            return False
+        start, size, whole = column.data_page_offset, column.total_compressed_size, column.total_uncompressed_size
+        if column.num_values != group.num_rows or whole < group.num_rows * width or not 4 <= start <= end - size <= end:
+            claim = f"{column.num_values} values, {whole} bytes in the {size} at {start} of {end}"
+            raise SchemaError(f"column {name} claims {claim} but {group.num_rows} of {width} bytes are expected")
+    return True
+
+
 def groups_of(file: pq.ParquetFile, spec: TableSpec, rows: Mapping[str, RowsSpec], shapes: Shapes) -> Iterator[Group]:
-    """The row groups of an opened table; one at a time is in memory."""
-    start = 0
+    """The row groups of an opened table; one at a time is in memory, or GROUP_BYTES of small ones."""
+    start, columns = 0, list(spec.columns)
     height = {name: max(1, BATCH_BYTES // max(1, prod(shapes[name]) * rows[name].dtype.itemsize)) for name in rows}
-    for number in range(file.num_row_groups):
-        table = file.read_row_group(number, columns=list(spec.columns), use_threads=False)
+    for numbers in spans(file, rows):
+        table = file.read_row_groups(numbers, columns=columns, use_threads=False)
         for name, column in zip(table.column_names, table.columns, strict=True):
-            if (size := sum(map(spread_bytes, column.chunks))) > MOST_COLUMN_BYTES:
-                raise SchemaError(f"column {name} holds {size} bytes in one row group, more than {MOST_COLUMN_BYTES}")
-        yield Group(start, table, {name: batches_of(file, number, name, height[name]) for name in rows})
+            if (size := sum(map(spread_bytes, column.chunks))) > MOST_COLUMN_BYTES * len(numbers):
+                raise SchemaError(
+                    f"column {name} holds {size} bytes in {len(numbers)} row groups of {MOST_COLUMN_BYTES}"
+                )
+        yield Group(start, table, {name: all_batches(file, numbers, name, height[name]) for name in rows})
         start += table.num_rows
+
+
+def spans(file: pq.ParquetFile, rows: Mapping[str, RowsSpec]) -> Iterator[list[int]]:
+    """Numbers of row groups to read at once: each call has its price, and GROUP_BYTES in memory have none."""
+    span, total = list[int](), 0
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        columns = (group.column(n) for n in range(group.num_columns))
+        size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema not in rows)
+        if span and total + size > GROUP_BYTES:
+            yield span
+            span, total = [], 0
+        span.append(number)
+        total += size
+    if span:
+        yield span
+
+
+def all_batches(file: pq.ParquetFile, groups: list[int], name: str, height: int) -> Iterator[pa.Array]:
+    """One row tensor of some row groups, `height` rows at a time."""
+    return chain.from_iterable(batches_of(file, number, name, height) for number in groups)
 
 
 def batches_of(file: pq.ParquetFile, group: int, name: str, height: int) -> Iterator[pa.Array]:

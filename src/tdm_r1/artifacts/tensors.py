@@ -7,36 +7,34 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from itertools import groupby
+from math import prod
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-from tdm_r1.artifacts.finite import FLOATS, all_finite
+from tdm_r1.artifacts.dtypes import STORED, DType
+from tdm_r1.artifacts.finite import all_finite
 from tdm_r1.artifacts.foreign import refusing
-from tdm_r1.artifacts.schema import check_tensor, is_finite
+from tdm_r1.artifacts.schema import Bare, require_dtype
 from tdm_r1.errors import CorruptArtifactError, SchemaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHUNK: Final = 256 << 10
 """Bytes that stay in a processor's cache while they are looked at; a multiple of every dtype's width."""
-DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
-    {
-        **{"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64},
-        **{"C64": torch.complex64, "BOOL": torch.bool, "U8": torch.uint8},
-        **{"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
-    }
-)
-"""By their names in a header; those of other names are checked whole."""
 MOST_HEADER_BYTES: Final = 16 << 20
 """Of names, shapes and offsets: some 100 bytes per tensor."""
+
+MOST_NUMBERS: Final = 1 << 60
+"""Of a tensor: beside a dim of 0 the library lets any other pass."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors as one safetensors file; a tensor with two names is stored twice."""
+    from safetensors.torch import save_file
+
     save_file(dict(_unshared(tensors.items())), path)
 
 
@@ -50,29 +48,31 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in tensors_of(file)}
 
 
-def scan_tensors(path: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
+def scan_tensors(path: Path, dtype: DType | None) -> dict[str, Bare]:
     """Check each tensor of a file as a record does, with CHUNK bytes of it in memory.
 
     Args:
         dtype: of each; None for any.
 
     Returns:
-        Tensors on the device `meta`: shape and dtype without values.
+        Dtype and shape of each.
 
     Raises:
         CorruptArtifactError: as `read_tensors`.
         SchemaError: for another dtype, NaN or an infinity.
     """
-    found: dict[str, Tensor] = {}
-    with open_tensors(path) as file:
+    found: dict[str, Bare] = {}
+    with open_tensors(path, "numpy") as file:
         for name in file.offset_keys():  # the library has checked that one begins where the one before ends
             said = file.get_slice(name)
-            stored = DTYPES.get(said.get_dtype())
-            tensor = (
-                file.get_tensor(name) if stored is None else torch.empty(said.get_shape(), dtype=stored, device="meta")
-            )
-            found[name] = check_tensor(tensor, labelled(path, name), dtype).to("meta")
-        require_finite(path, file, found)
+            stored = STORED.get(said.get_dtype())
+            if stored is None:
+                raise SchemaError(f"{labelled(path, name)} is {said.get_dtype()}, which no record holds")
+            require_dtype(stored.name, labelled(path, name), dtype)
+            found[name] = Bare(stored, tuple(said.get_shape()))
+            if prod(max(1, dim) for dim in found[name].shape) > MOST_NUMBERS:
+                raise CorruptArtifactError(f"{labelled(path, name)} claims the shape {found[name].shape!s:.80}")
+    require_finite(path, found)
     return found
 
 
@@ -80,23 +80,29 @@ def labelled(path: Path, name: str) -> str:
     return f"`{path.name}`[{name!r:.80}]"
 
 
-def require_finite(path: Path, file: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse NaN and infinity in an opened file; neighbours of one dtype are looked at as one run of numbers.
+def require_finite(path: Path, tensors: Mapping[str, Bare]) -> None:
+    """Refuse NaN and infinity in a file whose header was checked; neighbours of one dtype are one run of numbers.
 
     Args:
-        tensors: on the device `meta`, in the order of their offsets.
+        tensors: in the order of their offsets.
     """
     chunk = memoryview(bytearray(CHUNK))
     with path.open("rb", buffering=0) as data:
         data.seek(8 + int.from_bytes(data.read(8), "little"))
         for dtype, group in groupby(tensors.items(), lambda item: item[1].dtype):
-            run = dict(group)
-            size = sum(tensor.nbytes for tensor in run.values())
-            if dtype not in FLOATS:
-                data.seek(size, os.SEEK_CUR)
-            elif not all(all_finite(part, dtype) for part in parts_of(data, size, chunk)):
-                name = next((name for name in run if not is_finite(file.get_tensor(name))), next(iter(run)))
+            run, start = dict(group), data.tell()
+            if dtype.bits is None:
+                data.seek(sum(tensor.nbytes for tensor in run.values()), os.SEEK_CUR)
+            elif not is_finite(data, run.values(), chunk):
+                data.seek(start)
+                name = next(name for name, tensor in run.items() if not is_finite(data, [tensor], chunk))
                 raise SchemaError(f"{labelled(path, name)} has a value that is NaN or infinite")
+
+
+def is_finite(data: FileIO, run: Iterable[Bare], chunk: memoryview) -> bool:
+    """Whether the next bytes of a file, which are these tensors of one dtype, hold neither NaN nor infinity."""
+    dtype, size = next((tensor.dtype for tensor in run), None), sum(tensor.nbytes for tensor in run)
+    return dtype is None or all(all_finite(part, dtype) for part in parts_of(data, size, chunk))
 
 
 def parts_of(data: FileIO, size: int, chunk: memoryview) -> Iterator[memoryview]:
@@ -110,7 +116,7 @@ def parts_of(data: FileIO, size: int, chunk: memoryview) -> Iterator[memoryview]
 
 
 @contextmanager
-def open_tensors(path: Path) -> Iterator[Any]:
+def open_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
     """Open a safetensors file. The library refuses offsets that overlap, leave gaps or pass the end of the file."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -119,7 +125,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
         raise CorruptArtifactError(
             f"`{path.name}` claims a header of {header} bytes in a file of {size}; at most {MOST_HEADER_BYTES} are read"
         )
-    with refusing(path.name), safe_open(path, framework="pt") as opened:
+    with refusing(path.name), safe_open(path, framework=framework) as opened:
         yield opened
 
 

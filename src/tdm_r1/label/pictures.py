@@ -13,9 +13,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
-import torch
 from PIL import Image
 
+from tdm_r1.artifacts.dtypes import UINT8
 from tdm_r1.artifacts.picture import picture_digest
 from tdm_r1.artifacts.records import Rollout
 from tdm_r1.artifacts.repository import fetch_verified, require_kind
@@ -28,7 +28,7 @@ THUMBNAIL: Final = 256
 """Pixels of the longer side."""
 KEPT: Final = 256
 """Encoded pictures in memory."""
-SPEC: Final = RowsSpec(("N", "height", "width", "3"), torch.uint8)
+SPEC: Final = RowsSpec(("N", "height", "width", "3"), UINT8)
 
 
 @dataclass(frozen=True)

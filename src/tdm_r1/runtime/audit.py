@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import Final
 
 from tdm_r1.artifacts.leftovers import Sweepable, is_written_as
-from tdm_r1.artifacts.manifest import FileEntry, Manifest, sha256_of
-from tdm_r1.artifacts.records import RECORDS
+from tdm_r1.artifacts.manifest import Manifest
 from tdm_r1.artifacts.repository import MANIFEST_NAME, read_manifest
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.artifacts.tombstone import TOMBSTONE_NAME, read_tombstone
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ArtifactError
 from tdm_r1.runtime.audit_faults import AuditReport, Fault, RecordAudit
-from tdm_r1.runtime.audit_reading import first_line, listed_tasks, read_configuration, read_variants
-from tdm_r1.runtime.history import REPORT_FILE
+from tdm_r1.runtime.audit_files import Files, check_files, first_line
+from tdm_r1.runtime.audit_reading import listed_tasks, read_configuration, read_variants
 from tdm_r1.runtime.layout import (
     CHECKPOINTS,
     DRIVE,
     EVALUATIONS,
+    REPORT_FILE,
+    RESULT_FILE,
     RUN_FILE,
     STOP_FILE,
     Task,
@@ -37,7 +38,6 @@ from tdm_r1.runtime.layout import (
     variant_tasks,
     votes_folder,
 )
-from tdm_r1.runtime.results import RESULT_FILE
 from tdm_r1.runtime.run_file import digest_of_config, listed_lengths
 from tdm_r1.runtime.variants import listed_variants, reward_key
 
@@ -52,6 +52,7 @@ class Walk:
     store: Store
     keys: frozenset[str]
     load: bool
+    pixels: bool
     config: RunConfig | None
     """None when run.json cannot be read."""
     config_digests: frozenset[str]
@@ -62,11 +63,12 @@ class Walk:
     """Manifest by location, or why it cannot be read."""
 
 
-def audit(root: str, *, load: bool = True, threads: int | None = None) -> AuditReport:
+def audit(root: str, *, load: bool = True, pixels: bool = False, threads: int | None = None) -> AuditReport:
     """Audit the run at `root`.
 
     Args:
-        load: also load each record, so that it checks itself; at most one per thread is in memory.
+        load: also read each record piece by piece, so that it checks itself.
+        pixels: also decompress the pictures in it; without, their footer speaks for them.
         threads: workers; by default one per CPU of this process, at most 8.
 
     Raises:
@@ -83,14 +85,14 @@ def audit(root: str, *, load: bool = True, threads: int | None = None) -> AuditR
     present = [task for task in tasks if manifest_key(task) in keys]
     with ThreadPoolExecutor(workers) as pool:
         read = dict(pool.map(lambda task: (task.location, read_one(store, task)), present))
-        walk = Walk(store, keys, load, config, digests, variants, read)
+        walk = Walk(store, keys, load, pixels, config, digests, variants, read)
         order = sorted(present, key=lambda task: claimed_bytes(read[task.location]), reverse=True)  # none is last alone
         audited = dict(zip(order, pool.map(lambda task: audit_record(walk, task), order), strict=True))
     missing = gaps(own, [task for task in present if not task.variant])
     beside = (*damage, *misread, *missing, *strays(walk, tasks), *leftovers(store))
     total = len(own) + sum(bool(task.variant) for task in present) if config else 0
     records = tuple(audited[task] for task in present)
-    return AuditReport(root, records, beside, load, workers, time.monotonic() - clock, total)
+    return AuditReport(root, records, beside, load, load and pixels, workers, time.monotonic() - clock, total)
 
 
 def default_threads() -> int:
@@ -135,17 +137,10 @@ def audit_record(walk: Walk, task: Task) -> RecordAudit:
         faults.append(Fault("configuration", task.location, manifest.config_digest[:12], f"{expected}, of {file}"))
     dropped, grave = pruned(walk, task, manifest)
     faults += grave
-    size = 0
     with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
-        damaged = []
-        for name, entry in manifest.files.items():
-            if name in dropped:
-                continue
-            local = Path(scratch, name)
-            damaged += check_file(walk, f"{task.location}/{entry.stored_as}", local, entry)
-            size += local.stat().st_size if local.exists() else 0
-        if walk.load and not damaged and not dropped:
-            damaged += check_content(task, manifest, Path(scratch))
+        files = Files(walk.store, walk.keys, task.location, manifest, Path(scratch))
+        damaged = check_files(files, dropped, load=walk.load, pixels=walk.pixels)
+        size = files.size()
     return RecordAudit(
         task,
         rows=max((entry.rows or 0 for entry in manifest.files.values()), default=0),
@@ -170,37 +165,6 @@ def pruned(walk: Walk, task: Task, manifest: Manifest) -> tuple[set[str], list[F
         return set(), [Fault("manifest", key, "the tombstone of another record", f"that of {manifest.digest[:12]}")]
     gone = {name for name, file in tombstone.files.items() if f"{task.location}/{file.stored_as}" not in walk.keys}
     return gone & set(manifest.files), []
-
-
-def check_file(walk: Walk, key: str, local: Path, entry: FileEntry) -> list[Fault]:
-    """Fetch one file to `local`; its size and hash are what the manifest says, or there is a fault."""
-    if key not in walk.keys and not walk.store.exists(key):  # a stage may have committed it after the listing
-        return [Fault("missing", key, "no file", f"{entry.size:,} bytes with sha256 {entry.sha256}")]
-    try:
-        walk.store.fetch(key, local)
-        size = local.stat().st_size
-        found = sha256_of(local) if size == entry.size else ""
-    except (ArtifactError, OSError) as error:
-        return [Fault("missing", key, f"it cannot be read: {first_line(str(error))}", f"{entry.size:,} bytes")]
-    if size != entry.size:
-        return [Fault("size", key, f"{size:,} bytes", f"{entry.size:,} bytes")]
-    return [Fault("hash", key, f"sha256 {found}", f"sha256 {entry.sha256}")] if found != entry.sha256 else []
-
-
-def check_content(task: Task, manifest: Manifest, directory: Path) -> list[Fault]:
-    """Read the record piece by piece, so that it checks its columns, dtypes, shapes and values, and its rows."""
-    try:
-        rows = RECORDS[manifest.kind].scan(directory)
-    except Exception as error:  # whatever a library raises on bytes that are no record
-        found = f"{type(error).__name__}: {first_line(str(error))}"
-        return [
-            Fault("content", task.location, found, f"a record of kind `{manifest.kind}` version {manifest.version}")
-        ]
-    return [
-        Fault("content", f"{task.location}/{name}", f"{rows[name]} rows", f"{entry.rows} rows")
-        for name, entry in manifest.files.items()
-        if rows[name] != entry.rows
-    ]
 
 
 def lineage(walk: Walk, task: Task, manifest: Manifest) -> Iterator[Fault]:

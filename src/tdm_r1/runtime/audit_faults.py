@@ -70,6 +70,8 @@ class AuditReport:
     """Faults and notes that belong to no committed record."""
     loaded: bool
     """Whether the records were loaded too, not only hashed."""
+    pixels: bool
+    """Whether the pictures in them were decompressed as well."""
     threads: int
     seconds: float
     total: int

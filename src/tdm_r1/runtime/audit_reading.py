@@ -10,6 +10,7 @@ from tdm_r1.artifacts.store import Store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ArtifactError, ConfigError
 from tdm_r1.runtime.audit_faults import Fault
+from tdm_r1.runtime.audit_files import first_line
 from tdm_r1.runtime.layout import AGAIN, BASE, FEEDBACK, ONCE, PROMPTS, RUN_FILE, SHARDED, STAGES, VARIANTS, Task
 from tdm_r1.runtime.run_file import (
     digest_of,
@@ -80,8 +81,3 @@ def parse_location(location: str) -> Task | None:
     if (match[3] in SHARDED) != bool(match[4]):
         return None
     return Task(match[3], int(match[2]), int(match[4] or 0), match[1] or "")
-
-
-def first_line(text: str) -> str:
-    """Enough of an error for one line."""
-    return " ".join(text.split())[:300]

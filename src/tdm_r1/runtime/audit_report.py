@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
@@ -13,7 +14,9 @@ from rich.table import Table
 from tdm_r1 import console
 from tdm_r1.runtime.audit_faults import KINDS, AuditReport, Fault, RecordAudit
 from tdm_r1.runtime.layout import FEEDBACK, ONCE, STAGES
-from tdm_r1.runtime.replay import Replayed
+
+if TYPE_CHECKING:
+    from tdm_r1.runtime.replay import Replayed
 
 SHORT = {
     **dict(zip(STAGES, ("prompts", "base", "rollout", "score", "surrogate", "generator", "eval"), strict=True)),
@@ -93,7 +96,8 @@ def totals(report: AuditReport) -> str:
     classes = len({fault.kind for fault in report.faults})
     outcome = "clean" if report.clean else f"{len(report.faults)} faults in {classes} classes"
     notes = f", {len(report.notes)} unfinished writes" if report.notes else ""
-    how = "hashed and loaded" if report.loaded else "hashed"
+    loaded = "hashed and loaded with all pixels" if report.pixels else "hashed and loaded"
+    how = loaded if report.loaded else "hashed"
     return (
         f"{len(report.records)} of {report.total or '?'} records, {report.bytes:,} bytes {how} in "
         f"{report.seconds:.2f} s ({speed:,.0f} MB/s, {report.threads} threads): {outcome}{notes}"

@@ -1,4 +1,4 @@
-"""The commands `stage`, `run`, `inspect` and `audit`."""
+"""The commands `stage`, `run`, `report` and `audit --replay`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,26 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
-from rich.table import Table
-
 from tdm_r1 import console
 from tdm_r1.artifacts.records import Evaluation
-from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.artifacts.store import open_store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError
 from tdm_r1.kfp_outputs import parse_executor_input, write_outputs
 from tdm_r1.runtime import audit_report
-from tdm_r1.runtime.audit import audit
 from tdm_r1.runtime.distributed import claim_device, joined, leads
 from tdm_r1.runtime.dry_run_view import show_plan
 from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.history import write_report
-from tdm_r1.runtime.layout import VARIANTS, Task, all_tasks, evaluation_due, variant_tasks
+from tdm_r1.runtime.layout import RESULT_FILE, Task, all_tasks, evaluation_due
 from tdm_r1.runtime.loop import in_process, isolated, loop
 from tdm_r1.runtime.observe import Observer
 from tdm_r1.runtime.replay import replay
-from tdm_r1.runtime.results import RESULT_FILE, remarks, rows_of, write_result
+from tdm_r1.runtime.results import remarks, rows_of, write_result
 from tdm_r1.runtime.run import Run, create_run, open_run
 from tdm_r1.runtime.run_file import read_config
 from tdm_r1.runtime.stage_view import View, pointer_of, view_of
-from tdm_r1.runtime.variants import listed_variants, open_variant
+from tdm_r1.runtime.variants import open_variant
 from tdm_r1.runtime.watch import Watch
 from tdm_r1.telemetry.outlets import Outlets
 
@@ -111,37 +107,6 @@ def _describe(run: Run, task: Task) -> str:
             f"({low:.3f}–{high:.3f}), {row['nfe']} NFE"
         )
     return f"iteration {task.iteration}/{run.config.iterations}"
-
-
-def show_run(root: str) -> None:
-    """One line per committed record."""
-    run = open_run(root)
-    table = Table(title=f"{root}: {run.config.preset}, seed {run.config.seed}", title_justify="left")
-    for column in ("record", "rows", "bytes", "seconds", "digest"):
-        table.add_column(column, justify="left" if column in ("record", "digest") else "right")
-    tasks = all_tasks(run.config)
-    again = [task for name in listed_variants(run.store.list(VARIANTS)) for task in variant_tasks(name, run.config)]
-    committed = 0
-    for task in [*tasks, *again]:
-        manifest = read_manifest(run.store, task.location)
-        if manifest is None:
-            continue
-        committed += not task.variant
-        rows = max((entry.rows or 0 for entry in manifest.files.values()), default=0)
-        size = sum(entry.size for entry in manifest.files.values())
-        table.add_row(task.location, str(rows), f"{size:,}", f"{manifest.provenance.seconds:.2f}", manifest.digest[:16])
-    console.OUT.print(table)
-    console.OUT.print(f"{committed} of {len(tasks)} records committed" + (", STOP is set" if run.stopped else ""))
-
-
-def audit_run(root: str, *, load: bool, threads: int | None, all_records: bool, as_json: bool) -> bool:
-    """Print what an audit found; True when nothing is wrong."""
-    report = audit(root, load=load, threads=threads)
-    if as_json:
-        print(audit_report.as_json(report))
-    else:
-        audit_report.show(report, all_records=all_records)
-    return report.clean
 
 
 def replay_run(root: str, text: str, *, as_json: bool) -> bool:

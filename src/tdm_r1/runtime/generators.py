@@ -8,14 +8,14 @@ from pathlib import Path
 
 from tdm_r1.artifacts.manifest import Manifest
 from tdm_r1.artifacts.records import Base, GeneratorState, role_tensors
-from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.config import RunConfig
-from tdm_r1.errors import ConfigError, MissingParentError
+from tdm_r1.errors import ConfigError
 from tdm_r1.models.adapters import RoleTensors
 from tdm_r1.models.backbone import Backbone
 from tdm_r1.models.open import open_backbone
 from tdm_r1.models.sources import ASSETS
 from tdm_r1.runtime import numerics
+from tdm_r1.runtime.archive import newest_generator
 from tdm_r1.runtime.layout import generator_after
 from tdm_r1.runtime.lora_folder import read_folder, unscaled
 from tdm_r1.runtime.run import Run, open_run
@@ -89,21 +89,6 @@ def _exported(lora: str) -> Generator:
 def generator_name(iteration: int) -> str:
     """As in the result table."""
     return "tdm-r1" if iteration else "tdm"
-
-
-def newest_generator(run: Run) -> int:
-    """The last iteration whose generator is committed; 0 is stage 0's.
-
-    Raises:
-        MissingParentError: when there is none.
-    """
-    for iteration in range(run.config.iterations, -1, -1):
-        if read_manifest(run.store, generator_after(iteration).location) is not None:
-            return iteration
-    raise MissingParentError(
-        f"`{run.root}` has no generator yet: neither stage 0 nor any iteration is committed",
-        hint=f"train one with `tdm-r1 run --root {run.root}`",
-    )
 
 
 def load_generator(run: Run, iteration: int) -> tuple[RoleTensors, Manifest]:

@@ -18,12 +18,11 @@ from tdm_r1.report.history import SHOWN, Drawn, History, Measured, Picture, Seri
 from tdm_r1.report.picture import save_picture
 from tdm_r1.report.run_page import run_page
 from tdm_r1.rewards.aggregate import aggregate
-from tdm_r1.runtime.layout import Task, shard_tasks
+from tdm_r1.runtime.layout import REPORT_FILE, Task, shard_tasks
 from tdm_r1.runtime.results import evaluated, gain_of, in_suite_order, remarks
 from tdm_r1.runtime.run import Run
 from tdm_r1.statistics import OVERALL
 
-REPORT_FILE = "report.html"
 PER_TAG = 4
 """Prompts shown of each tag."""
 UPDATES = ("surrogate_update", "generator_update")

@@ -1,4 +1,4 @@
-"""What the commands `query`, `lineage`, `prune` and `sweep` print."""
+"""What the commands `inspect`, `audit`, `query`, `lineage`, `prune` and `sweep` print. None of them needs torch."""
 
 from __future__ import annotations
 
@@ -14,21 +14,55 @@ from rich.table import Table
 from rich.text import Text
 
 from tdm_r1 import console
-from tdm_r1.runtime import lineage_view
+from tdm_r1.artifacts.repository import read_manifest
+from tdm_r1.runtime import audit_report, lineage_view
+from tdm_r1.runtime.archive import Archive, open_archive
+from tdm_r1.runtime.audit import audit
+from tdm_r1.runtime.layout import VARIANTS, all_tasks, variant_tasks
 from tdm_r1.runtime.lineage import trace
 from tdm_r1.runtime.openlineage import write_events
 from tdm_r1.runtime.prune import Retention, plan_prune, prune
 from tdm_r1.runtime.query import Answer, query, view_columns
-from tdm_r1.runtime.released import trace_file
-from tdm_r1.runtime.run import open_run
 from tdm_r1.runtime.sweep import SweepPlan, parse_age, plan_sweep, sweep
+from tdm_r1.runtime.variants import listed_variants
 
 Form = Literal["table", "json", "csv"]
 
 
+def show_run(root: str) -> None:
+    """One line per committed record."""
+    run = open_archive(root)
+    table = Table(title=f"{root}: {run.config.preset}, seed {run.config.seed}", title_justify="left")
+    for column in ("record", "rows", "bytes", "seconds", "digest"):
+        table.add_column(column, justify="left" if column in ("record", "digest") else "right")
+    tasks = all_tasks(run.config)
+    again = [task for name in listed_variants(run.store.list(VARIANTS)) for task in variant_tasks(name, run.config)]
+    committed = 0
+    for task in [*tasks, *again]:
+        manifest = read_manifest(run.store, task.location)
+        if manifest is None:
+            continue
+        committed += not task.variant
+        rows = max((entry.rows or 0 for entry in manifest.files.values()), default=0)
+        size = sum(entry.size for entry in manifest.files.values())
+        table.add_row(task.location, str(rows), f"{size:,}", f"{manifest.provenance.seconds:.2f}", manifest.digest[:16])
+    console.OUT.print(table)
+    console.OUT.print(f"{committed} of {len(tasks)} records committed" + (", STOP is set" if run.stopped else ""))
+
+
+def audit_run(root: str, *, load: bool, pixels: bool, threads: int | None, all_records: bool, as_json: bool) -> bool:
+    """Print what an audit found; True when nothing is wrong."""
+    report = audit(root, load=load, pixels=pixels, threads=threads)
+    if as_json:
+        print(audit_report.as_json(report))
+    else:
+        audit_report.show(report, all_records=all_records)
+    return report.clean
+
+
 def query_run(root: str, sql: str, *, form: Form) -> None:
     """Print the answer to `sql`; without any, the views and their columns."""
-    run = open_run(root)
+    run = open_archive(root)
     if not sql.strip():
         rows = tuple((name, ", ".join(columns)) for name, columns in view_columns().items())
         answer = Answer(("view", "columns"), rows, ())
@@ -57,10 +91,13 @@ def lineage_run(
     events: Path | None,
 ) -> bool:
     """Print a lineage, and write its events if asked; False when something is not as a manifest says."""
+    run: Archive
     if file is not None:
+        from tdm_r1.runtime.released import trace_file  # compares tensors
+
         run, lineage = trace_file(file, root)
     else:
-        run = open_run(root or "")
+        run = open_archive(root or "")
         lineage = trace(run, iteration=iteration, sample_id=sample_id)
     if as_json:
         print(json.dumps(lineage_view.as_json(lineage), indent=1, ensure_ascii=False))
@@ -96,7 +133,7 @@ def plain(value: Any) -> Any:
 
 def prune_run(root: str, *, keep_last: int, keep_every: int, yes: bool) -> None:
     """Show what a retention rule drops, and with `yes` drop it."""
-    run = open_run(root)
+    run = open_archive(root)
     plan = plan_prune(run, Retention(keep_last, keep_every))
     table = Table(title=f"{root}: prune {plan.rule}, newest iteration {plan.newest}", title_justify="left")
     for column in ("record", "files", "bytes"):

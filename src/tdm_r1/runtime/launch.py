@@ -7,6 +7,7 @@ machine that was lost.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Final
 
@@ -39,7 +40,9 @@ def launch(arguments: Sequence[str]) -> int:
     split = list(arguments).index("stage")
     given = parse_args([*arguments[:split], "-m", "tdm_r1", *arguments[split:]])
     try:
-        run(given)
+        with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
+            given.log_dir = given.log_dir or scratch  # without one, torchrun makes a folder that it never deletes
+            run(given)
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
         return TdmR1Error.exit_code if TdmR1Error.exit_code in codes else TEMPORARY

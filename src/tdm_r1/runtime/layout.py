@@ -23,6 +23,8 @@ VOTES = "votes"
 
 RUN_FILE = "run.json"
 STOP_FILE = "STOP"
+RESULT_FILE = "result.json"
+REPORT_FILE = "report.html"
 LENGTHS = "lengths"
 """Folder of what `extend` wrote: the run is as long as the longest of them says."""
 DRIVE = "drive"

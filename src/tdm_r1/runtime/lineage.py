@@ -11,15 +11,14 @@ import pyarrow.compute as pc
 
 from tdm_r1.artifacts.manifest import Manifest, sha256_of
 from tdm_r1.artifacts.records import PromptSet, Rewards, Rollout
-from tdm_r1.artifacts.repository import read_manifest
+from tdm_r1.artifacts.repository import load, load_table, read_manifest
 from tdm_r1.artifacts.seal import canonical_json
 from tdm_r1.artifacts.tombstone import read_tombstone
 from tdm_r1.errors import ArtifactError, ConfigError
 from tdm_r1.models.sources import source_folder
 from tdm_r1.rewards.aggregate import aggregate
-from tdm_r1.runtime.generators import newest_generator
+from tdm_r1.runtime.archive import Archive, newest_generator
 from tdm_r1.runtime.layout import RUN_FILE, Task, check, generator_after, shard_tasks
-from tdm_r1.runtime.run import Run
 from tdm_r1.runtime.run_file import digest_of, stored_values
 
 
@@ -127,7 +126,7 @@ class Lineage:
     """The file that the question was about, if it was one."""
 
 
-def trace(run: Run, *, iteration: int | None = None, sample_id: str | None = None) -> Lineage:
+def trace(run: Archive, *, iteration: int | None = None, sample_id: str | None = None) -> Lineage:
     """Follow the manifests from a record to the prompts and the base.
 
     Args:
@@ -158,12 +157,12 @@ def trace(run: Run, *, iteration: int | None = None, sample_id: str | None = Non
     return Lineage(run.root, head, sample, config_digest, tuple(nodes.values()), edges, base_weights(run), faults)
 
 
-def digest_of_run_file(run: Run) -> str:
+def digest_of_run_file(run: Archive) -> str:
     """SHA-256 of run.json's content as it stands there: a later version's new knobs are not in it."""
     return digest_of(stored_values(run.store.read_bytes(RUN_FILE)))
 
 
-def ancestors(run: Run, head: str) -> tuple[dict[str, Node], list[str]]:
+def ancestors(run: Archive, head: str) -> tuple[dict[str, Node], list[str]]:
     """All records that `head` was made from, parents first, and what could not be read.
 
     A stack instead of recursion: a chain of iterations is as long as the run.
@@ -186,7 +185,7 @@ def ancestors(run: Run, head: str) -> tuple[dict[str, Node], list[str]]:
     return ordered, problems
 
 
-def _read(run: Run, location: str, problems: list[str]) -> Node | None:
+def _read(run: Archive, location: str, problems: list[str]) -> Node | None:
     try:
         manifest = read_manifest(run.store, location)
         stone = read_tombstone(run.store, location)
@@ -214,7 +213,7 @@ def _wrong_configurations(expected: str, nodes: dict[str, Node]) -> Iterator[str
             )
 
 
-def base_weights(run: Run) -> Weights:
+def base_weights(run: Archive) -> Weights:
     """Hash the safetensors of the pipeline that the run starts from, where it is here."""
     try:
         folder = source_folder(run.config.model, fetch=False)
@@ -224,7 +223,7 @@ def base_weights(run: Run) -> Weights:
     return Weights(run.config.model.source, {file.relative_to(folder).as_posix(): sha256_of(file) for file in files})
 
 
-def find_sample(run: Run, sample_id: str, iteration: int | None) -> Sample:
+def find_sample(run: Archive, sample_id: str, iteration: int | None) -> Sample:
     """The sample with this ID, from its verdict where it was scored, verified when it is read.
 
     Raises:
@@ -242,16 +241,16 @@ def find_sample(run: Run, sample_id: str, iteration: int | None) -> Sample:
     )
 
 
-def _look(run: Run, rolled: Task, sample_id: str) -> Sample | None:
+def _look(run: Archive, rolled: Task, sample_id: str) -> Sample | None:
     scored = Task("reward_scoring", rolled.iteration, rolled.shard)
     if read_manifest(run.store, scored.location) is not None:
-        task, table = scored, aggregate(run.load(scored, Rewards)[0], run.config.reward)
+        task, table = scored, aggregate(load(run.store, scored.location, Rewards)[0], run.config.reward)
     elif read_manifest(run.store, rolled.location) is not None:
-        task, table = rolled, run.load(rolled, Rollout)[0].index
+        task, table = rolled, load_table(run.store, rolled.location, Rollout, "index")
     else:
         return None
     for row in table.filter(pc.equal(table["sample_id"], sample_id)).to_pylist():
-        prompts = run.load(Task("encode_prompts"), PromptSet)[0].prompts
+        prompts = load_table(run.store, Task("encode_prompts").location, PromptSet, "prompts")
         (text,) = prompts.filter(pc.equal(prompts["prompt_id"], row["prompt_id"]))["text"].to_pylist()
         verdict = {name: row.get(name) for name in ("reward", "correct", "error")}
         return Sample(sample_id, task.location, row["prompt_id"], text, row["group"], **verdict)

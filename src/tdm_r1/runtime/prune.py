@@ -18,8 +18,8 @@ from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.artifacts.store import Store
 from tdm_r1.artifacts.tombstone import bury, write_tombstone
 from tdm_r1.config import RunConfig
+from tdm_r1.runtime.archive import Archive
 from tdm_r1.runtime.layout import Task, all_tasks, iteration_tasks, parents_of
-from tdm_r1.runtime.run import Run
 
 HEAVY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
@@ -79,7 +79,7 @@ class Plan:
         return sum(drop.size for drop in self.drops)
 
 
-def plan_prune(run: Run, rule: Retention) -> Plan:
+def plan_prune(run: Archive, rule: Retention) -> Plan:
     """What `rule` would drop from what is committed now. Nothing is changed."""
     committed = {task: m for task in all_tasks(run.config) if (m := read_manifest(run.store, task.location))}
     newest = max((task.iteration for task in committed), default=0)
@@ -115,7 +115,7 @@ def heavy_files(store: Store, task: Task, manifest: Manifest) -> tuple[str, ...]
     )
 
 
-def prune(run: Run, plan: Plan) -> None:
+def prune(run: Archive, plan: Plan) -> None:
     """Do what `plan` says: of each record the tombstone first, then its files.
 
     Whoever is interrupted in between runs it again: a tombstone that stands is kept, and its files go.

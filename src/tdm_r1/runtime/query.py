@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-import torch
 from pyarrow import fs
 
-from tdm_r1.advantages import group_advantages
 from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.records import Evaluation, Feedback, PromptSet, Rewards, Rollout, SurrogateState
 from tdm_r1.artifacts.repository import fetch_verified, read_manifest
@@ -29,8 +27,8 @@ from tdm_r1.artifacts.schema import TableSpec, specs_of
 from tdm_r1.artifacts.tombstone import read_tombstone
 from tdm_r1.errors import ConfigError, CorruptArtifactError
 from tdm_r1.rewards import aggregate
+from tdm_r1.runtime.archive import Archive
 from tdm_r1.runtime.layout import Task, all_tasks
-from tdm_r1.runtime.run import Run
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -49,7 +47,7 @@ LOCKED: Final[Mapping[str, str]] = MappingProxyType(
 )
 REWARDS = "rewards"
 ADVANTAGES = "advantages"
-Build = Callable[[Run, Path, list[str]], Any]
+Build = Callable[[Archive, Path, list[str]], Any]
 """From a run, a scratch folder and the list of pruned locations, to which it adds, to what DuckDB reads."""
 
 
@@ -120,7 +118,7 @@ def view_columns() -> dict[str, list[str]]:
     return {**found, REWARDS: list(REWARD_SCHEMA.names), ADVANTAGES: [*ADVANTAGE_COLUMNS, "advantage", "valid"]}
 
 
-def query(run: Run, sql: str) -> Answer:
+def query(run: Archive, sql: str) -> Answer:
     """Run one SELECT over what is committed.
 
     Args:
@@ -162,7 +160,7 @@ def _hint() -> str:
     return "\n".join(['the views are as follows; write "group" in quotes, for it is a word of SQL', *lines])
 
 
-def _bind(connection: DuckDBPyConnection, run: Run, sql: str, scratch: Path) -> tuple[str, ...]:
+def _bind(connection: DuckDBPyConnection, run: Archive, sql: str, scratch: Path) -> tuple[str, ...]:
     """Register the views that `sql` names, or all; return the pruned locations they leave out."""
     known: dict[str, Build] = {name: partial(_dataset, view) for name, view in VIEWS.items()}
     known |= {REWARDS: _rewards, ADVANTAGES: _advantages}
@@ -175,7 +173,7 @@ def _bind(connection: DuckDBPyConnection, run: Run, sql: str, scratch: Path) -> 
     return tuple(dict.fromkeys(pruned))
 
 
-def tables(run: Run, view: View, scratch: Path, pruned: list[str]) -> Iterator[Found]:
+def tables(run: Archive, view: View, scratch: Path, pruned: list[str]) -> Iterator[Found]:
     """Fetch the view's table of every committed record; note those that were pruned."""
     file = next(file for file, field in view.record.files().items() if field == view.field)
     for task in all_tasks(run.config):
@@ -205,7 +203,7 @@ def check_table(path: Path, spec: TableSpec, label: str) -> None:
             raise CorruptArtifactError(f"`{label}` has no column {column.name} of type {column.type}", hint=hint)
 
 
-def _dataset(view: View, run: Run, scratch: Path, pruned: list[str]) -> ds.FileSystemDataset:
+def _dataset(view: View, run: Archive, scratch: Path, pruned: list[str]) -> ds.FileSystemDataset:
     """The view as a dataset: the columns of the record's table alone are read, and the keys come from the layout."""
     form, local = ds.ParquetFileFormat(), fs.LocalFileSystem()
     fragments = [
@@ -222,7 +220,7 @@ def _keys_are(view: View, task: Task) -> ds.Expression:
     return expression
 
 
-def _rewards(run: Run, scratch: Path, pruned: list[str]) -> pa.Table:
+def _rewards(run: Archive, scratch: Path, pruned: list[str]) -> pa.Table:
     """The reward of every scored sample, computed from the raw scores with the weights of the run."""
     found = []
     for name in ("scores", "scorers"):
@@ -238,7 +236,7 @@ def _rewards(run: Run, scratch: Path, pruned: list[str]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _advantages(run: Run, scratch: Path, pruned: list[str]) -> pa.Table:
+def _advantages(run: Archive, scratch: Path, pruned: list[str]) -> pa.Table:
     """What the surrogate trains on, computed from the rewards of the iterations whose shards are all scored."""
     rows = _rewards(run, scratch, pruned).select(list(ADVANTAGE_COLUMNS)).to_pylist()
     parts = []
@@ -251,7 +249,11 @@ def _advantages(run: Run, scratch: Path, pruned: list[str]) -> pa.Table:
     return pa.Table.from_pylist([row for part in parts for row in part], schema=schema)
 
 
-def _advantages_of(rows: list[dict[str, Any]], run: Run) -> list[dict[str, Any]]:
+def _advantages_of(rows: list[dict[str, Any]], run: Archive) -> list[dict[str, Any]]:
+    import torch
+
+    from tdm_r1.advantages import group_advantages
+
     section = run.config.surrogate
     reward_N = torch.tensor([float("nan") if r["reward"] is None else r["reward"] for r in rows], dtype=torch.float64)
     group_N = torch.tensor([row["group"] for row in rows], dtype=torch.int64)

@@ -24,7 +24,8 @@ from tdm_r1.models.sampler import trajectory
 from tdm_r1.report.card import Card, model_card
 from tdm_r1.report.sheet import contact_sheet
 from tdm_r1.rng import Keys
-from tdm_r1.runtime.generators import Generator, generator_name, load_generator, newest_generator
+from tdm_r1.runtime.archive import newest_generator
+from tdm_r1.runtime.generators import Generator, generator_name, load_generator
 from tdm_r1.runtime.layout import Task, evaluation_due, generator_after
 from tdm_r1.runtime.lora_folder import write_folder
 from tdm_r1.runtime.results import gain_of, remarks, rows_of

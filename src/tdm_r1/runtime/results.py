@@ -11,12 +11,11 @@ import numpy as np
 from tdm_r1.artifacts.records import Evaluation
 from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.config import RunConfig
-from tdm_r1.runtime.layout import Task, evaluation_due
+from tdm_r1.runtime.layout import RESULT_FILE, Task, evaluation_due
 from tdm_r1.runtime.run import Run
 from tdm_r1.statistics import OVERALL, tag_intervals
 from tdm_r1.worlds.shapes.grammar import TAGS
 
-RESULT_FILE = "result.json"
 DIGITS = 6
 """Of a share in `result.json`: more than any page shows, so that none of them rounds a rounded number."""
 COLUMNS = ("name", "nfe", "overall", "ci95", "tags")

@@ -1,4 +1,4 @@
-"""An opened run directory: its configuration, its store, and what is expensive to load twice."""
+"""A run directory opened to work on: its store, its base, and what is expensive to load twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.manifest import Manifest
 from tdm_r1.artifacts.records import TrainingState
-from tdm_r1.artifacts.repository import load, load_tensors, require_manifest
+from tdm_r1.artifacts.repository import load, load_tensors
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import MissingParentError, RootMismatchError
@@ -23,25 +23,21 @@ from tdm_r1.models.open import open_backbone
 from tdm_r1.models.sources import Source, open_source
 from tdm_r1.rewards.judges import Judges
 from tdm_r1.runtime import numerics
-from tdm_r1.runtime.layout import RUN_FILE, STOP_FILE, Task
-from tdm_r1.runtime.run_file import digest_of_config, read_config, run_file_bytes
+from tdm_r1.runtime.archive import Archive
+from tdm_r1.runtime.layout import RUN_FILE, Task
+from tdm_r1.runtime.run_file import read_config, run_file_bytes
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
-class Run:
+class Run(Archive):
     """One run directory. Records are verified when they are read, then kept while the cache has room."""
 
     def __init__(self, store: Store, config: RunConfig) -> None:
-        self.store = store
-        self.config = config
+        super().__init__(store, config)
         self._kept: OrderedDict[str, tuple[Record, Manifest]] = OrderedDict()
         self._room = 8 + 2 * config.rollout.shards * (config.surrogate.replay + 1)
         numerics.apply(config.numerics, config.model.dtype)
-
-    @property
-    def root(self) -> str:
-        return self.store.root
 
     @cached_property
     def source(self) -> Source:
@@ -55,16 +51,6 @@ class Run:
     @cached_property
     def judges(self) -> Judges:
         return Judges(self.config.reward)
-
-    @cached_property
-    def config_digest(self) -> str:
-        """SHA-256 of the resolved configuration."""
-        return digest_of_config(self.config)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a person or a rule asked the loop to stop."""
-        return self.store.exists(STOP_FILE)
 
     def load(self, task: Task, record: type[AnyRecord]) -> tuple[AnyRecord, Manifest]:
         """The record of a task, verified against its manifest.
@@ -104,9 +90,6 @@ class Run:
         self._kept[location] = loaded
         while len(self._kept) > self._room:
             self._kept.popitem(last=False)
-
-    def manifest(self, task: Task) -> Manifest:
-        return require_manifest(self.store, task.location)
 
 
 def config_bytes(config: RunConfig) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -17,8 +17,10 @@ from tdm_r1.artifacts.store import Store
 from tdm_r1.config import RewardConfig, RunConfig
 from tdm_r1.errors import ConfigError, RootMismatchError
 from tdm_r1.presets import revise
+from tdm_r1.runtime.archive import Archive, open_archive
 from tdm_r1.runtime.layout import VARIANTS
-from tdm_r1.runtime.run import Run, open_run
+
+AnyRun = TypeVar("AnyRun", bound=Archive)
 
 REWARD_FILE: Final = "reward.json"
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
@@ -51,7 +53,7 @@ def create_variant(root: str, name: str, overrides: Mapping[str, Any]) -> str:
         ConfigError: for another section, an unknown knob, or a reward that is the run's own.
         RootMismatchError: when the name is taken by another reward.
     """
-    run, key = open_run(root), reward_key(name)
+    run, key = open_archive(root), reward_key(name)
     if strange := [knob for knob in overrides if not knob.startswith("reward.")]:
         raise ConfigError(f"`{strange[0]}` is no knob of the reward", hint="a variant differs by `reward.…` only")
     reward = revise(run.config, overrides).reward
@@ -99,9 +101,9 @@ def variant_config(store: Store, config: RunConfig, name: str) -> RunConfig:
     return config.model_copy(update={"reward": read_reward(store, name)})
 
 
-def open_variant(run: Run, name: str) -> Run:
+def open_variant(run: AnyRun, name: str) -> AnyRun:
     """The run as a variant sees it; an empty name is the run itself."""
-    return Run(run.store, variant_config(run.store, run.config, name)) if name else run
+    return type(run)(run.store, variant_config(run.store, run.config, name)) if name else run
 
 
 def listed_variants(keys: Iterable[str]) -> list[str]:
