@@ -11,7 +11,7 @@ from kfp import compiler, dsl
 from pipelines.check import BrokenPipelineError, check, graph_faults, main
 from pipelines.check_platform import platform_faults, schema_faults
 from pipelines.compile import COMPILED, PIPELINES
-from pipelines.sizes import MAX_ARGUMENT, MAX_FILE, MAX_RETRYABLE, size_of
+from tdm_r1.drive.sizes import MAX_ARGUMENT, MAX_FILE, MAX_RETRYABLE, size_of
 from tests.bench import documents
 
 
@@ -214,7 +214,7 @@ def test_a_run_that_is_too_large_is_refused_with_the_numbers(
     assert answer()[0] == 0
     code, text = answer("--shards", "8")
     assert code == 2
-    assert "more than etcd's 1,572,864: use fewer shards, or fewer iterations per run" in text
+    assert "more than etcd's 1,572,864: use at most 4 shards, or fewer iterations per run" in text
     assert answer("--shards", "8", "--without-retry")[0] == 0
     code, text = answer("--shards", "2000", "--without-retry")
     assert code == 2

@@ -13,9 +13,9 @@ import pytest
 
 from pipelines.compile import COMPILED
 from pipelines.ir import documents
-from pipelines.sizes import MAX_FILE, MAX_RETRYABLE, MAX_STORED, size_of
 from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.artifacts.store import open_store
+from tdm_r1.drive.sizes import MAX_FILE, MAX_RETRYABLE, MAX_STORED, size_of
 from tdm_r1.plan.costs import Costs, StageCost, as_json, costs_from, measured, shipped, units
 from tdm_r1.plan.limits import FILE_FIXED, FILE_PER_ITERATION, limits, nodes, pods
 from tdm_r1.plan.planner import Setting, cluster_of, enough_scoring_pods, faster, make_plan

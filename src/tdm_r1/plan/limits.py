@@ -28,7 +28,7 @@ STATUS_FIXED: Final = 54_000
 STATUS_PER_ITERATION: Final = 79_000
 STATUS_PER_SHARD: Final = 39_000
 """Bytes of all nodes before it, the last one for each shard of an iteration: what KFP's retry writes, as
-pipelines/sizes.py counts it (`test_the_planner_and_the_checker_of_the_pipelines_estimate_the_same_run`)."""
+`drive/sizes.py` counts it (`test_the_planner_and_the_checker_of_the_pipelines_estimate_the_same_run`)."""
 DIGEST: Final = 72
 """Bytes of one digest in the argument that a fan-in hands on."""
 
