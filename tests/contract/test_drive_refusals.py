@@ -45,6 +45,12 @@ CASES = {
     ),
     "a namespace where there is none": Case("namespace `nope` cannot be used", "--namespace", "nope"),
     "an unknown pipeline": Case("there is no pipeline `gone`", "--pipeline-name", "gone", pipeline=False),
+    "an unknown pipeline in a namespace": Case(
+        "it has theirs; upload one with `kfp.Client(…).upload_pipeline(FILE, NAME, namespace='team')`",
+        *("--pipeline-name", "gone", "--namespace", "team"),
+        server={"multi_user": True, "namespaces": ("team",), "shared": {"theirs": {}}},
+        pipeline=False,
+    ),
     "no pipeline at all": Case("expected one of --pipeline,", pipeline=False),
     "a file that is not there": Case("`gone.yaml` cannot be read", "--pipeline", "gone.yaml", pipeline=False),
     "a file that is no pipeline": Case("is no compiled pipeline", "--pipeline", "Makefile.yaml", pipeline=False),
@@ -147,6 +153,20 @@ def test_a_queue_is_looked_for_too_when_the_pipeline_lies_on_the_server(
         assert server.bodies == []
     assert "namespace `team` has no Kueue LocalQueue `gpu`" in capsys.readouterr().err
     assert sorted(tree(root)) == ["run.json"]
+
+
+def test_a_pipeline_that_all_namespaces_share_is_found_and_the_namespaces_own_goes_first(
+    finished: Path, tmp_path: Path
+) -> None:
+    root, compiled = begun(finished, tmp_path / "run"), next(yaml.safe_load_all(Path(BLOCK).read_text()))
+    known: dict[str, Any] = {"multi_user": True, "namespaces": ("team",), "shared": {"block": compiled, "loop": STORED}}
+    words = ["--namespace", "team", "--pipeline-name"]
+    with kfp_server(committing(finished), pipelines={"loop": compiled}, **known) as server:
+        for name in ("block", "loop"):
+            where = ["--root", str(root), "--endpoint", server.endpoint]
+            assert tdm_r1("drive", *where, *words, name, "--check") == 0, name
+        asked = [request.query.get("namespace") for request in server.requests if request.path.endswith("/pipelines")]
+    assert asked == ["team", None, "team"]
 
 
 def sharded(root: Path, shards: int) -> Path:

@@ -133,18 +133,31 @@ class Kfp:
             self._experiment_id = str(made["experiment_id"])
         return self._experiment_id
 
+    def _pipelines(self, query: Mapping[str, str]) -> list[Any]:
+        """Pipelines of the namespace; when it has none, those that every namespace shares."""
+        own = {"namespace": self.namespace} if self.namespace else {}
+        found = self.api.get(f"{BASE}/pipelines", {**query, **own}).get("pipelines") or []
+        if found or not own:
+            return list(found)
+        try:
+            return list(self.api.get(f"{BASE}/pipelines", query).get("pipelines") or [])
+        except ConfigError:
+            return []  # a server that shares none
+
     def _find_pipeline(self) -> Package:
         """Resolve the names once, so that every block of this driver is the same pipeline."""
-        where = {"namespace": self.namespace} if self.namespace else {}
-        found = self.api.get(f"{BASE}/pipelines", {"filter": named(self.pipeline_name), "page_size": "1", **where})
-        if not found.get("pipelines"):
-            others = self.api.get(f"{BASE}/pipelines", {"page_size": "20", **where}).get("pipelines") or []
+        found = self._pipelines({"filter": named(self.pipeline_name), "page_size": "1"})
+        if not found:
+            others = self._pipelines({"page_size": "20"})
             names = ", ".join(sorted(printable(str(p.get("display_name"))) for p in others)) or "none"
+            upload = "kfp pipeline create -p NAME FILE"
+            if self.namespace:  # that command knows no namespace
+                upload = f"kfp.Client(…).upload_pipeline(FILE, NAME, namespace='{self.namespace}')"
             raise ConfigError(
                 f"there is no pipeline `{self.pipeline_name}` on {self.api.endpoint}",
-                hint=f"it has {names}; upload one with `kfp pipeline create -p NAME pipelines/compiled/block.yaml`",
+                hint=f"it has {names}; upload one with `{upload}`",
             )
-        pipeline = str(found["pipelines"][0]["pipeline_id"])
+        pipeline = str(found[0]["pipeline_id"])
         query = {"sort_by": "created_at desc", "page_size": "1"}
         if self.version_name:
             query["filter"] = named(self.version_name)
