@@ -171,9 +171,11 @@ def test_the_checker_refuses_a_key_that_is_not_in_kfps_schema() -> None:
     ir["root"]["dagg"] = {}
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     executors["exec-rollout"]["nodeSelectors"] = {}
+    ir["deploymentSpec"]["executors"]["exec-rollout"]["container"]["imge"] = "x"
     found = list(schema_faults([ir, platform]))
     assert [fault.split(" is not of")[0] for fault in found] == [
         "the pipeline document",
+        "exec-rollout",
         "exec-rollout: its Kubernetes settings",
     ]
 
