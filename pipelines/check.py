@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pipelines.check_platform import platform_faults, schema_faults
 from pipelines.ir import documents
-from pipelines.sizes import MAX_ARGUMENT, MAX_FILE, size_faults, size_of
+from tdm_r1.drive.sizes import MAX_ARGUMENT, MAX_FILE, breaches, size_of
 
 PLACEHOLDER: Final = re.compile(r"\{\{\$.*?\}\}", re.DOTALL)
 SUPPORTED: Final = re.compile(
@@ -46,12 +46,13 @@ def check(text: str, lists: Mapping[str, int] | None = None, *, pinned: bool = F
     parsed = documents(text)
     found = [*faults(text, parsed), *(image_faults(parsed[0]) if pinned else ())]
     if not found:
-        found = [fault for fault in size_faults(parsed, lists) if retry or "retry" not in fault]
+        found = [breach.text for breach in breaches(parsed, lists) if retry or not breach.retry_only]
     if found:
         listed = "\n".join(f"  {fault}" for fault in found)
         raise BrokenPipelineError(
-            f"the compiled pipeline cannot run:\n{listed}\n\nhint: every rule is a function of pipelines/check*.py "
-            "or pipelines/sizes.py"
+            f"the compiled pipeline cannot run:\n{listed}\n\nhint: `--iterations` of pipelines.compile makes a block "
+            "smaller; `--without-retry` allows one for `tdm-r1 drive`, which submits again itself; every rule is a "
+            "function of pipelines/check*.py or src/tdm_r1/drive/sizes.py"
         )
 
 
@@ -210,12 +211,24 @@ def _has_else(tasks: Node) -> bool:
     return not conditions or any(all(part.startswith("!(") for part in c.split(" && ")) for c in conditions)
 
 
+def positive(text: str) -> int:
+    """A number of shards or iterations from the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything but a whole number above 0.
+    """
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        found = f"expected a whole number above 0, found {text!r}"
+        raise argparse.ArgumentTypeError(f"{found}\n\nhint: `rollout.shards` and `iterations` of run.json say how many")
+    return int(text)
+
+
 def main() -> int:
     """Check one file for the lists that it will be run with, and print its sizes; 2 means refused."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("pipeline", type=Path, help="compiled YAML")
-    parser.add_argument("--shards", type=int, help="shards that `run.json` has")
-    parser.add_argument("--iterations", type=int, help="iterations of a loop over them")
+    parser.add_argument("--shards", type=positive, help="shards that `run.json` has")
+    parser.add_argument("--iterations", type=positive, help="iterations of a loop over them")
     parser.add_argument("--pinned", action="store_true", help="refuse an image without a digest")
     parser.add_argument("--without-retry", action="store_true", help="allow a run that KFP's retry cannot bear")
     given = parser.parse_args()

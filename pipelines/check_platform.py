@@ -15,6 +15,9 @@ def schema_faults(documents: list[Node]) -> Iterator[str]:
     messages = {"pipeline": pipeline_spec_pb2.PipelineSpec(), "platform": pipeline_spec_pb2.PlatformSpec()}
     for (what, message), document in zip(messages.items(), documents, strict=False):
         yield from _parsed(f"the {what} document", document, message)
+    for name, executor in documents[0].get("deploymentSpec", {}).get("executors", {}).items():
+        kind = pipeline_spec_pb2.PipelineDeploymentConfig.ExecutorSpec()
+        yield from _parsed(name, executor, kind)  # the document takes any object there
     for name, config in executor_configs(documents).items():
         yield from _parsed(f"{name}: its Kubernetes settings", config, _config_message())
 

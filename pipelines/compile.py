@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from kfp import compiler
 
-from pipelines.check import BrokenPipelineError, check
+from pipelines.check import BrokenPipelineError, check, positive
 
 PIPELINES: Final = ("iteration", "block", "loop", "score_only", "evaluate_only")
 """Each is a function of the module of the same name."""
@@ -30,12 +30,15 @@ def compiled_text(pipeline: Any) -> str:
     return "".join(line for line in lines if not line.startswith("sdkVersion:"))
 
 
-def compile_all(lists: Mapping[str, int] | None = None, names: Collection[str] = NAMES) -> dict[str, str]:
+def compile_all(
+    lists: Mapping[str, int] | None = None, names: Collection[str] = NAMES, *, retry: bool = True
+) -> dict[str, str]:
     """Compile and check pipelines, for the profile that the environment names.
 
     Args:
         lists: lengths of list parameters by name, for the sizes.
         names: which of NAMES.
+        retry: refuse a run that is too large for KFP's retry, though it could run.
 
     Returns:
         YAML by file name.
@@ -44,7 +47,7 @@ def compile_all(lists: Mapping[str, int] | None = None, names: Collection[str] =
     for name in (name for name in PIPELINES if name in names):
         text = compiled_text(getattr(import_module(f"pipelines.{name}"), name))
         try:
-            check(text, lists)
+            check(text, lists, retry=retry)
         except BrokenPipelineError as error:
             raise BrokenPipelineError(f"{name}: {error}") from error
         texts[f"{name}.yaml"] = text
@@ -75,30 +78,33 @@ def _compare(files: Mapping[Path, Mapping[str, str]]) -> int:
     return 1 if changed else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all without any: {', '.join(NAMES)}")
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if a file would change")
-    parser.add_argument("--out", type=Path, default=COMPILED, help="directory of the YAML files")
-    parser.add_argument("--profile", help="name of a profile, or a TOML file; TDM_R1_PROFILE without it")
-    parser.add_argument("--iterations", type=int, help="iterations per block; TDM_R1_BLOCK_ITERATIONS without it")
-    parser.add_argument("--shards", type=int, help="shards that `run.json` has; the sizes are checked for them")
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    words = argparse.ArgumentParser(description=__doc__)
+    words.add_argument("names", nargs="*", metavar="NAME", help=f"all without any: {', '.join(NAMES)}")
+    words.add_argument("--check", action="store_true", help="write nothing, fail if a file would change")
+    words.add_argument("--out", type=Path, default=COMPILED, help="directory of the YAML files")
+    words.add_argument("--profile", help="name of a profile, or a TOML file; TDM_R1_PROFILE without it")
+    words.add_argument("--iterations", type=positive, help="iterations per block; TDM_R1_BLOCK_ITERATIONS without it")
+    words.add_argument("--shards", type=positive, help="shards that `run.json` has; the sizes are checked for them")
+    words.add_argument("--without-retry", action="store_true", help="allow a run that KFP's retry cannot bear")
+    return words
 
 
 def main() -> int:
     """Write the files, or with --check only compare them; 1 means that some would change, 2 that one is refused."""
-    given = _parser().parse_args()
+    given = parser().parse_args()
     if unknown := sorted(set(given.names) - set(NAMES)):
         print(f"error: there is no pipeline `{unknown[0]}`\n\nhint: they are {', '.join(NAMES)}", file=sys.stderr)
         return 2
     chosen = {"TDM_R1_PROFILE": given.profile, "TDM_R1_BLOCK_ITERATIONS": given.iterations}
     os.environ.update({name: str(value) for name, value in chosen.items() if value is not None})
     try:
+        positive(os.environ.get("TDM_R1_BLOCK_ITERATIONS", "1"))
         lists = {"shards": given.shards, "iterations": given.iterations}
         lengths = {name: count for name, count in lists.items() if count is not None}
-        files = {given.out: compile_all(lengths, given.names or NAMES)}
-    except BrokenPipelineError as error:
+        files = {given.out: compile_all(lengths, given.names or NAMES, retry=not given.without_retry)}
+    except (BrokenPipelineError, argparse.ArgumentTypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if given.out == COMPILED and not given.names:

@@ -1,6 +1,7 @@
 """Machines: apply the profile to a task."""
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,12 +19,13 @@ def chosen_profile() -> Profile:
     """Return the profile that TDM_R1_PROFILE names.
 
     Raises:
-        SystemExit: no profile has that name, or its file is refused.
+        SystemExit: with 2, after saying that no profile has that name, or that its file is refused.
     """
     try:
         return open_profile(os.environ.get("TDM_R1_PROFILE", DEFAULT_PROFILE))
     except ConfigError as error:
-        raise SystemExit(f"error: {error}") from error
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 PROFILE: Final = chosen_profile()

@@ -46,7 +46,9 @@ class KfpServer:
     """Of every run that was created, as it was sent."""
     experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
     pipelines: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Specs by pipeline name."""
+    """Specs by pipeline name, each of the namespace that asks."""
+    shared: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Those without a namespace, which a list for a namespace leaves out."""
     requests: list[Request] = field(default_factory=list)
     _ends: dict[str, threading.Event] = field(default_factory=dict)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -88,14 +90,18 @@ class KfpServer:
         return conforming(made, "V2beta1Experiment")
 
     def list_pipelines(self, request: Request) -> Any:
-        known = [{"pipeline_id": f"id-{name}", "display_name": name, "name": name} for name in self.pipelines]
+        namespace = request.query.get("namespace", "")
+        if namespace:
+            self._authorize(namespace)
+        there = self.shared if self.multi_user and not namespace else self.pipelines
+        known = [{"pipeline_id": f"id-{name}", "display_name": name, "name": name} for name in there]
         found = filtered(known, request)
         return conforming({"pipelines": found} if found else {}, "V2beta1ListPipelinesResponse")
 
     def list_versions(self, request: Request, pipeline: str) -> Any:
         known = [
             {"pipeline_id": pipeline, "pipeline_version_id": f"{pipeline}-v1", "display_name": "v1", "pipeline_spec": s}
-            for name, s in self.pipelines.items()
+            for name, s in self._uploaded.items()
             if f"id-{name}" == pipeline
         ]
         found = filtered(known, request)
@@ -156,6 +162,10 @@ class KfpServer:
                 run["run_details"] = {"task_details": [task]}
             run["state"] = "CANCELED" if ended.is_set() else "SUCCEEDED" if wrong is None else "FAILED"
 
+    @property
+    def _uploaded(self) -> dict[str, dict[str, Any]]:
+        return {**self.shared, **self.pipelines}
+
     def _authorize(self, namespace: str) -> None:
         if not self.multi_user and namespace:
             raise Refused(400, "In single-user mode, the namespace must be empty")
@@ -163,7 +173,7 @@ class KfpServer:
             raise Refused(403, f"User is not authorized to list experiments in namespace {namespace}")
 
     def _referenced(self, reference: Mapping[str, str]) -> Mapping[str, Any]:
-        for name, spec in self.pipelines.items():
+        for name, spec in self._uploaded.items():
             if reference == {"pipeline_id": f"id-{name}", "pipeline_version_id": f"id-{name}-v1"}:
                 return spec
         raise Refused(404, f"pipeline version {reference} not found")

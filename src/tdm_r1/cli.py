@@ -144,9 +144,10 @@ def extend(
 @app.command()
 def init(root: Root, preset: str = "shapes_cpu", set_: Set = None) -> None:
     """Write run.json, so that stages can be started elsewhere."""
-    from tdm_r1.runtime.run import create_run
+    from tdm_r1.artifacts.store import open_store
+    from tdm_r1.runtime.run import write_run
 
-    create_run(root, presets.resolve(preset, parse_overrides(set_)))
+    write_run(open_store(root), presets.resolve(preset, parse_overrides(set_)))
     console.OUT.print(f"{root}/run.json", soft_wrap=True)
 
 

@@ -11,7 +11,7 @@ from kfp import compiler, dsl
 from pipelines.check import BrokenPipelineError, check, graph_faults, main
 from pipelines.check_platform import platform_faults, schema_faults
 from pipelines.compile import COMPILED, PIPELINES
-from pipelines.sizes import MAX_ARGUMENT, MAX_FILE, MAX_RETRYABLE, size_of
+from tdm_r1.drive.sizes import MAX_ARGUMENT, MAX_FILE, MAX_RETRYABLE, size_of
 from tests.bench import documents
 
 
@@ -171,9 +171,11 @@ def test_the_checker_refuses_a_key_that_is_not_in_kfps_schema() -> None:
     ir["root"]["dagg"] = {}
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     executors["exec-rollout"]["nodeSelectors"] = {}
+    ir["deploymentSpec"]["executors"]["exec-rollout"]["container"]["imge"] = "x"
     found = list(schema_faults([ir, platform]))
     assert [fault.split(" is not of")[0] for fault in found] == [
         "the pipeline document",
+        "exec-rollout",
         "exec-rollout: its Kubernetes settings",
     ]
 
@@ -214,7 +216,7 @@ def test_a_run_that_is_too_large_is_refused_with_the_numbers(
     assert answer()[0] == 0
     code, text = answer("--shards", "8")
     assert code == 2
-    assert "more than etcd's 1,572,864: use fewer shards, or fewer iterations per run" in text
+    assert "more than etcd's 1,572,864: use at most 4 shards, or fewer iterations per run" in text
     assert answer("--shards", "8", "--without-retry")[0] == 0
     code, text = answer("--shards", "2000", "--without-retry")
     assert code == 2

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,8 +13,8 @@ import yaml
 from pipelines.compile import COMPILED
 from tests.argo_server import ArgoServer, argo_server
 from tests.drive_support import QUICK, begun, committing, uncommitted
-from tests.http_server import Answer, Request
-from tests.support import tdm_r1
+from tests.http_server import Answer, Request, serving
+from tests.support import tdm_r1, tree
 
 BLOCK = {"block": [{"name": "root"}, {"name": "start"}, {"name": "shards"}, {"name": "more", "value": "1"}]}
 LOOP = {"loop": [{"name": "root"}, {"name": "shards", "value": "[0]"}, {"name": "budget", "value": "90"}]}
@@ -108,3 +111,61 @@ def test_a_template_that_cannot_be_driven_is_refused(
     error = capsys.readouterr().err
     assert complaint in error
     assert "\n\nhint: " in error
+
+
+@contextmanager
+def the_loop(finished: Path, profile: str = "", **settings: Any) -> Iterator[ArgoServer]:
+    """A server that has the compiled loop itself; pods whose storage is another one do the work."""
+    template = yaml.safe_load((COMPILED / profile / "argo_loop.yaml").read_text())
+
+    def real(request: Request) -> Answer | None:
+        return Answer(template) if request.path.endswith("/loop") else None
+
+    with argo_server(committing(finished, writes=False), LOOP, fault=real, **settings) as server:
+        yield server
+
+
+def sharded(root: Path, shards: int) -> Path:
+    """A run with so many shards, of which nothing is committed."""
+    knobs = [f"rollout.{name}={shards}" for name in ("groups", "shards")]
+    words = [word for knob in knobs for word in ("--set", knob)]
+    assert tdm_r1("init", "--root", str(root), "--preset", "shapes_smoke", *words) == 0
+    return root
+
+
+def test_a_workflow_runs_as_many_iterations_as_argo_can_store(finished: Path, tmp_path: Path) -> None:
+    """64 shards of 7 nodes, 11 around them and 6 of the loop are 465 nodes of an iteration, and 10 come once.
+
+    With 14,649 bytes of template, 12 iterations of 180 bytes a node are less than 2^20 bytes, and 13 are not.
+    """
+    root = sharded(tmp_path / "run", 64)
+    with the_loop(finished) as server:
+        assert tdm_r1(*arguments(server, root, "loop")) == 2
+    assert [given["budget"] for given in server.submitted] == ["12"]
+
+
+def test_a_template_that_cannot_store_one_iteration_is_refused_with_what_fits(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = sharded(tmp_path / "run", 1000)
+    with the_loop(finished) as server:
+        assert tdm_r1(*arguments(server, root, "loop")) == 2
+        assert server.submitted == []
+    error = " ".join(capsys.readouterr().err.split())
+    assert "1,279,509 bytes in 7,027 nodes, more than Argo's 1,048,576: use at most 816 shards" in error
+    assert sorted(tree(root)) == ["run.json"]
+
+
+def test_the_queue_that_a_template_names_is_looked_for(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = begun(finished, tmp_path / "run")
+
+    def cluster(request: Request) -> Any:
+        there = request.path.endswith(("/namespaces/argo", "/apis/kueue.x-k8s.io", "/localqueues/tdm-r1-cpu"))
+        return {"preferredVersion": {"groupVersion": "kueue.x-k8s.io/v1beta2"}} if there else Answer({}, 404)
+
+    with the_loop(finished) as server, serving(cluster) as kubernetes:
+        assert tdm_r1(*arguments(server, root, "loop"), "--kubernetes", kubernetes) == 2
+        assert server.submitted == []
+    assert "namespace `argo` has no Kueue LocalQueue `tdm-r1-gpu`" in capsys.readouterr().err

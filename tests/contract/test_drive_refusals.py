@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.drive_support import BLOCK, arguments, begun, committing
 from tests.http_server import Answer, Request, serving
@@ -44,6 +45,12 @@ CASES = {
     ),
     "a namespace where there is none": Case("namespace `nope` cannot be used", "--namespace", "nope"),
     "an unknown pipeline": Case("there is no pipeline `gone`", "--pipeline-name", "gone", pipeline=False),
+    "an unknown pipeline in a namespace": Case(
+        "it has theirs; upload one with `kfp.Client(…).upload_pipeline(FILE, NAME, namespace='team')`",
+        *("--pipeline-name", "gone", "--namespace", "team"),
+        server={"multi_user": True, "namespaces": ("team",), "shared": {"theirs": {}}},
+        pipeline=False,
+    ),
     "no pipeline at all": Case("expected one of --pipeline,", pipeline=False),
     "a file that is not there": Case("`gone.yaml` cannot be read", "--pipeline", "gone.yaml", pipeline=False),
     "a file that is no pipeline": Case("is no compiled pipeline", "--pipeline", "Makefile.yaml", pipeline=False),
@@ -125,6 +132,79 @@ def test_a_namespace_or_queue_that_the_cluster_does_not_have_is_refused(
         code = tdm_r1(*words, "--namespace", "team", "--kubernetes", kubernetes)
     assert code == (2 if complaint else 0)
     assert complaint in capsys.readouterr().err
+
+
+def test_a_queue_is_looked_for_too_when_the_pipeline_lies_on_the_server(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = begun(finished, tmp_path / "run")
+    compiled, _ = yaml.safe_load_all(Path(BLOCK).read_text())
+    labels = {"podMetadata": {"labels": {"kueue.x-k8s.io/queue-name": "gpu"}}}
+    stored = {"pipeline_spec": compiled, "platform_spec": {"platforms": {"kubernetes": {"a": [labels]}}}}
+
+    def cluster(request: Request) -> Any:
+        there = request.path.endswith(("/namespaces/team", KUEUE))
+        return {"preferredVersion": {"groupVersion": "kueue.x-k8s.io/v1beta2"}} if there else Answer({}, 404)
+
+    settings: dict[str, Any] = {"multi_user": True, "namespaces": ("team",), "pipelines": {"stored": stored}}
+    with kfp_server(committing(finished), **settings) as server, serving(cluster) as kubernetes:
+        words = ["--pipeline-name", "stored", "--namespace", "team", "--kubernetes", kubernetes]
+        assert tdm_r1("drive", "--root", str(root), "--endpoint", server.endpoint, *words) == 2
+        assert server.bodies == []
+    assert "namespace `team` has no Kueue LocalQueue `gpu`" in capsys.readouterr().err
+    assert sorted(tree(root)) == ["run.json"]
+
+
+def test_a_pipeline_that_all_namespaces_share_is_found_and_the_namespaces_own_goes_first(
+    finished: Path, tmp_path: Path
+) -> None:
+    root, compiled = begun(finished, tmp_path / "run"), next(yaml.safe_load_all(Path(BLOCK).read_text()))
+    known: dict[str, Any] = {"multi_user": True, "namespaces": ("team",), "shared": {"block": compiled, "loop": STORED}}
+    words = ["--namespace", "team", "--pipeline-name"]
+    with kfp_server(committing(finished), pipelines={"loop": compiled}, **known) as server:
+        for name in ("block", "loop"):
+            where = ["--root", str(root), "--endpoint", server.endpoint]
+            assert tdm_r1("drive", *where, *words, name, "--check") == 0, name
+        asked = [request.query.get("namespace") for request in server.requests if request.path.endswith("/pipelines")]
+    assert asked == ["team", None, "team"]
+
+
+def sharded(root: Path, shards: int) -> Path:
+    """A run with so many shards, of which nothing is committed."""
+    knobs = {"rollout.groups": shards, "rollout.shards": shards}
+    words = [word for name, value in knobs.items() for word in ("--set", f"{name}={value}")]
+    assert tdm_r1("init", "--root", str(root), "--preset", "shapes_smoke", *words) == 0
+    return root
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_pipeline_too_large_for_the_shards_of_the_run_is_refused_with_what_fits(
+    stored: bool, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = sharded(tmp_path / "run", 2000)
+    pipeline, platform = yaml.safe_load_all(Path(BLOCK).read_text())
+    there = {"block": {"pipeline_spec": pipeline, "platform_spec": platform}}
+    with kfp_server(committing(finished), pipelines=there) as server:
+        words = ["--pipeline-name", "block"] if stored else ["--pipeline", BLOCK]
+        assert tdm_r1("drive", "--root", str(root), "--endpoint", server.endpoint, *words) == 2
+        assert server.bodies == []
+    error = " ".join(capsys.readouterr().err.split())
+    assert "too large for a run with rollout.shards=2000: the Argo object" in error
+    assert "more than Argo's 1,048,576: use at most 81 shards, or fewer iterations per run" in error
+    assert "2,000 digests, about 148,000 bytes in one argument, more than Linux's 131,072: use at most 1,764" in error
+    assert "hint: compile it with fewer --iterations" in error
+    assert sorted(tree(root)) == ["run.json"]
+
+
+def test_a_block_that_only_kfps_retry_could_not_write_is_driven_and_that_is_said(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = sharded(tmp_path / "run", 16)
+    with kfp_server(committing(finished)) as server:
+        assert tdm_r1(*arguments(server, root, "--check")) == 0
+    error = " ".join(capsys.readouterr().err.split())
+    assert "KFP's page cannot retry a block, the driver can" in error
+    assert "more than etcd's 1,572,864: use at most 4 shards" in error
 
 
 @pytest.mark.parametrize("endpoint", ["ml-pipeline:8888", "ftp://host", "http://me:hunter2@host", "http://"])

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.compile import stale
+from pipelines.check import BrokenPipelineError
+from pipelines.compile import compile_all, parser, stale
 from pipelines.local import TaskFailedError, UnsupportedPipelineError
 from tdm_r1.profiles import Pools, open_profile
 from tests.bench import Bench, documents, iteration_steps
@@ -191,7 +192,7 @@ def test_scoring_again_asks_for_every_shard_of_every_iteration_and_for_no_device
     ("arguments", "complaint"),
     [
         (["--profile", "9xB200"], "there is no profile `9xB200`"),
-        (["--shards", "64", "block"], "use fewer shards, or fewer iterations per run"),
+        (["--shards", "64", "block"], "in 1,667 pods, more than etcd's 1,572,864: use at most 4 shards"),
         (["blok"], "there is no pipeline `blok`"),
     ],
 )
@@ -200,10 +201,25 @@ def test_what_cannot_run_is_refused_before_a_file_is_written(
 ) -> None:
     command = [sys.executable, "-m", "pipelines.compile", "--out", str(tmp_path / "out"), *arguments]
     result = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    assert result.returncode != 0
+    assert result.returncode == 2
     assert complaint in result.stderr
     assert "hint:" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [["--shards", "0"], ["--iterations", "0"], ["--iterations", "-3"], ["--shards", "x"]])
+def test_a_number_of_shards_or_iterations_is_above_zero(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        parser().parse_args(words)
+    assert refused.value.code == 2
+    error = capsys.readouterr().err
+    assert f"argument {words[0]}: expected a whole number above 0, found '{words[1]}'\n\nhint: " in error
+
+
+def test_a_run_that_only_kfps_retry_cannot_bear_is_compiled_if_asked_for() -> None:
+    with pytest.raises(BrokenPipelineError, match="--without-retry"):
+        compile_all({"shards": 64}, ["iteration"])
+    assert list(compile_all({"shards": 64}, ["iteration"], retry=False)) == ["iteration.yaml"]
 
 
 def test_a_profile_reaches_every_pod(tmp_path: Path) -> None:

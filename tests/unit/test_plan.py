@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipelines.compile import COMPILED
 from pipelines.ir import documents
-from pipelines.sizes import MAX_FILE, MAX_RETRYABLE, MAX_STORED, size_of
 from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.artifacts.store import open_store
+from tdm_r1.drive.argo_sizes import workflow_size
+from tdm_r1.drive.sizes import MAX_FILE, MAX_RETRYABLE, MAX_STORED, size_of
 from tdm_r1.plan.costs import Costs, StageCost, as_json, costs_from, measured, shipped, units
-from tdm_r1.plan.limits import FILE_FIXED, FILE_PER_ITERATION, limits, nodes, pods
+from tdm_r1.plan.limits import FILE_FIXED, FILE_PER_ITERATION, limits, nodes, pods, stored_bytes
 from tdm_r1.plan.planner import Setting, cluster_of, enough_scoring_pods, faster, make_plan
 from tdm_r1.plan.simulate import Cluster, ideal, percentiles, simulate
 from tdm_r1.presets import resolve
@@ -240,6 +242,34 @@ def test_the_command_prints_json_and_says_by_its_exit_code_that_a_limit_breaks(
     assert tdm_r1("plan", "--json", "--set", "rollout.shards=16") == 1
     broken = [limit["name"] for limit in json.loads(capsys.readouterr().out)["limits"] if limit["broken"]]
     assert broken == ["the same at KFP's retry, bytes"]
+
+
+def test_a_broken_limit_is_said_with_the_numbers_and_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tdm_r1("plan", "--set", "rollout.shards=8") == 1
+    error = capsys.readouterr().err
+    assert "KFP's retry, bytes: 2,223,000, more than etcd's 1,572,864\n\nhint: --block 3, and compile with" in error
+    assert tdm_r1("plan", "--set", "rollout.shards=8", "--block", "3") == 0
+    assert tdm_r1("plan", "--set", "rollout.shards=8", "--orchestrator", "argo") == 0, "KFP's retry is not Argo's"
+    assert "error" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shards", [1, 8, 64, 800])
+def test_the_planner_and_the_driver_give_argo_workflows_the_same_size(shards: int) -> None:
+    template = yaml.safe_load((COMPILED / "argo_loop.yaml").read_text(encoding="utf-8"))
+    for iterations in (1, 12, 90):
+        expected = workflow_size(template, shards).stored(iterations)
+        assert stored_bytes(shards, iterations, "argo") == pytest.approx(expected, rel=0.02)
+
+
+def test_hints_name_what_is_just_within_the_limit() -> None:
+    profile = open_profile("smoke")
+    small = {limit.name: limit for limit in limits(run_config(64), profile, costs(run_config(64)), 90, "argo")}
+    assert small["workflow object, bytes"].hint == "--block 12, -p budget=12"
+    huge = {limit.name: limit for limit in limits(run_config(2000), profile, costs(run_config(2000)), 1)}
+    assert huge["workflow object, bytes"].hint == "fewer rollout.shards; not even one iteration fits"
+    assert huge["longest argument, bytes"].hint == "at most rollout.shards=1764"
+    assert huge["rollout, seconds"].hint.startswith("a larger rollout in [timeouts]")
+    assert huge["evaluation, scratch bytes"].hint == "a larger scratch in [pools.rollout] of the profile"
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,16 @@ Source: api/openapi-spec/swagger.json of argoproj/argo-workflows 3.6 (WorkflowSe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tdm_r1.console import printable
+from tdm_r1.drive.argo_sizes import WorkflowSize, workflow_size
 from tdm_r1.drive.http import Api, NotThereError, TakenError
-from tdm_r1.drive.package import PARAMETERS, processes_in
+from tdm_r1.drive.package import PARAMETERS, processes_in, queues_in
 from tdm_r1.drive.scheduler import Block, Status
+from tdm_r1.drive.sizes import MAX_STORED, Breach, most_shards
 from tdm_r1.errors import ConfigError
 
 BASE: Final = "/api/v1"
@@ -34,7 +36,8 @@ class Argo:
     namespace: str
     service_account: str = ""
     _takes: frozenset[str] = field(default=frozenset(PARAMETERS), init=False)
-    processes: Mapping[str, int] = field(default_factory=dict, init=False)
+    _template: Mapping[str, Any] = field(default_factory=dict, init=False)
+    """As the server has it."""
 
     def check(self) -> None:
         if not self.namespace:
@@ -51,7 +54,25 @@ class Argo:
                 f"there is no WorkflowTemplate `{self.template}` in namespace `{self.namespace}`",
                 hint=f"it has {printable(', '.join(sorted(names))) or 'none'}; a missing namespace looks the same",
             ) from error
-        self._takes, self.processes = self._parameters_of(template), processes_in(template)
+        self._takes, self._template = self._parameters_of(template), template
+
+    @property
+    def processes(self) -> Mapping[str, int]:
+        return processes_in(self._template)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        return tuple(sorted(set(queues_in(self._template))))
+
+    def breaches(self, shards: int) -> Iterator[Breach]:
+        """A workflow whose first iteration is already too large; later ones are left to the next workflow."""
+        size = self._size(shards)
+        if size is not None and size.stored(1) > MAX_STORED:
+            fits = most_shards(lambda count: workflow_size(self._template, count).stored(1) <= MAX_STORED)
+            yield Breach(
+                f"a workflow with one iteration would have about {size.stored(1):,} bytes in {size.nodes:,} nodes, "
+                f"more than Argo's {MAX_STORED:,}: use at most {fits:,} shards"
+            )
 
     def find(self, name: str) -> str | None:
         try:
@@ -64,7 +85,7 @@ class Argo:
         """A workflow's name is unique, so that a second submission of a block is refused by the server."""
         options: dict[str, Any] = {
             "name": block.name,
-            "parameters": [f"{key}={as_text(value)}" for key, value in block.parameters(self._takes).items()],
+            "parameters": [f"{key}={as_text(value)}" for key, value in self._parameters(block).items()],
         }
         if self.service_account:
             options["serviceAccount"] = self.service_account
@@ -93,6 +114,26 @@ class Argo:
                 self.api.post(f"{BASE}/workflows/{self.namespace}/{run_id}/terminate", {}, method="PUT")
         except NotThereError:
             pass
+
+    def _parameters(self, block: Block) -> Mapping[str, Any]:
+        """Those of the block, and a `budget` of iterations where the template's own would outgrow Argo's object."""
+        given = block.parameters(self._takes)
+        own, size = self._defaults().get("budget"), self._size(len(block.shards))
+        if size is None or size.iterations is None or own is None or not str(own).isdecimal():
+            return given
+        return given if int(own) <= size.iterations else {**given, "budget": size.iterations}
+
+    def _size(self, shards: int) -> WorkflowSize | None:
+        """None for a template of another shape, which Argo itself will judge."""
+        try:
+            return workflow_size(self._template, shards)
+        except (KeyError, TypeError):
+            return None
+
+    def _defaults(self) -> Mapping[str, Any]:
+        """Values of the template's parameters that have one."""
+        given = (self._template.get("spec", {}).get("arguments") or {}).get("parameters") or []
+        return {str(each.get("name")): each["value"] for each in given if "value" in each}
 
     def _parameters_of(self, template: Mapping[str, Any]) -> frozenset[str]:
         given = (template.get("spec", {}).get("arguments") or {}).get("parameters") or []

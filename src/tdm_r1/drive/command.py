@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -73,6 +73,8 @@ def drive_run(
     scheduler = open_scheduler(target)
     scheduler.check()
     require_all_fit(scheduler.processes, config)
+    require_small_enough(scheduler, config.rollout.shards)
+    require_in_cluster(target, scheduler.queues)
     if only_check:
         console.OUT.print(f"{target.endpoint} takes blocks of {root}", soft_wrap=True)
         return
@@ -128,7 +130,7 @@ def open_scheduler(target: Target) -> Scheduler:
     """The scheduler of a target.
 
     Raises:
-        ConfigError: when it is not clear which, when its pipeline is no block, or when namespace or queue are missing.
+        ConfigError: when it is not clear which, or when its pipeline is no block.
     """
     chosen = [bool(target.pipeline), bool(target.pipeline_name), bool(target.argo_template)]
     if sum(chosen) != 1:
@@ -141,9 +143,6 @@ def open_scheduler(target: Target) -> Scheduler:
     what, hint = ("an Argo server", argo.HINT) if target.argo_template else ("a KFP server", kfp.HINT)
     api = Api(endpoint=endpoint, what=what, hint=hint, token_file=token, ca_file=target.ca_file)
     package = read_package(target.pipeline) if target.pipeline else None
-    unchecked = check_cluster(kubernetes_api(target.kubernetes), target.namespace, package.queues if package else ())
-    if unchecked:
-        say(f"namespace and queues were not looked for: {unchecked}")
     if target.argo_template:
         return argo.Argo(
             api=api,
@@ -160,6 +159,37 @@ def open_scheduler(target: Target) -> Scheduler:
         experiment=target.experiment,
         service_account=target.service_account,
     )
+
+
+def require_small_enough(scheduler: Scheduler, shards: int) -> None:
+    """Refuse a pipeline that grows beyond what Argo or Linux takes; say it when only KFP's retry would not work.
+
+    Args:
+        shards: of `run.json`.
+
+    Raises:
+        ConfigError: with the sizes, which are estimates, and the limits.
+    """
+    found = list(scheduler.breaches(shards))
+    for breach in (breach for breach in found if breach.retry_only):
+        say(f"KFP's page cannot retry a block, the driver can: {breach.text}")
+    if fatal := [breach.text for breach in found if not breach.retry_only]:
+        raise ConfigError(
+            f"the pipeline is too large for a run with rollout.shards={shards}: {'; '.join(fatal)}",
+            hint="compile it with fewer --iterations, or begin a run with fewer rollout.shards; `tdm-r1 plan` shows "
+            "what fits",
+        )
+
+
+def require_in_cluster(target: Target, queues: Sequence[str]) -> None:
+    """Refuse a namespace or a Kueue queue that the cluster does not have, where Kubernetes can be asked.
+
+    Raises:
+        ConfigError: of `check_cluster`.
+    """
+    unchecked = check_cluster(kubernetes_api(target.kubernetes), target.namespace, queues)
+    if unchecked:
+        say(f"namespace and queues were not looked for: {unchecked}")
 
 
 def hold_and_drive(driver: Driver, wait: float) -> str:

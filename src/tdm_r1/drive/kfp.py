@@ -6,14 +6,15 @@ Source: backend/api/v2beta1/swagger/kfp_api_single_file.swagger.json of kubeflow
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tdm_r1.console import printable
 from tdm_r1.drive.http import Api, NotThereError
-from tdm_r1.drive.package import PARAMETERS, Package, processes_in, taken_parameters
+from tdm_r1.drive.package import Package, taken_parameters
 from tdm_r1.drive.scheduler import Block, Status
+from tdm_r1.drive.sizes import Breach
 from tdm_r1.errors import ConfigError
 
 BASE: Final = "/apis/v2beta1"
@@ -40,8 +41,8 @@ class Kfp:
     service_account: str = ""
     _experiment_id: str = field(default="", init=False)
     _reference: dict[str, str] = field(default_factory=dict, init=False)
-    _takes: frozenset[str] = field(default=frozenset(PARAMETERS), init=False)
-    processes: Mapping[str, int] = field(default_factory=dict, init=False)
+    _compiled: Package = field(default_factory=lambda: Package({}), init=False)
+    """What each run executes: `package`, or what lies on the server."""
 
     def check(self) -> None:
         multi_user = self._healthy()
@@ -51,10 +52,18 @@ class Kfp:
                 hint="--namespace is your profile, as the page shows it at the top",
             )
         self._require_namespace()
-        if self.package is not None:
-            self._takes, self.processes = self.package.takes, self.package.processes
-        else:
-            self._find_pipeline()
+        self._compiled = self.package or self._find_pipeline()
+
+    @property
+    def processes(self) -> Mapping[str, int]:
+        return self._compiled.processes
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        return self._compiled.queues
+
+    def breaches(self, shards: int) -> Iterable[Breach]:
+        return self._compiled.breaches(shards)
 
     def find(self, name: str) -> str | None:
         query = {"page_size": "1", "filter": named(name), "experiment_id": self._experiment()}
@@ -65,7 +74,7 @@ class Kfp:
         body: dict[str, Any] = {
             "display_name": block.name,
             "experiment_id": self._experiment(),
-            "runtime_config": {"parameters": dict(block.parameters(self._takes))},
+            "runtime_config": {"parameters": dict(block.parameters(self._compiled.takes))},
         }
         if self.package is not None:
             body["pipeline_spec"] = self.package.body
@@ -124,18 +133,31 @@ class Kfp:
             self._experiment_id = str(made["experiment_id"])
         return self._experiment_id
 
-    def _find_pipeline(self) -> None:
+    def _pipelines(self, query: Mapping[str, str]) -> list[Any]:
+        """Pipelines of the namespace; when it has none, those that every namespace shares."""
+        own = {"namespace": self.namespace} if self.namespace else {}
+        found = self.api.get(f"{BASE}/pipelines", {**query, **own}).get("pipelines") or []
+        if found or not own:
+            return list(found)
+        try:
+            return list(self.api.get(f"{BASE}/pipelines", query).get("pipelines") or [])
+        except ConfigError:
+            return []  # a server that shares none
+
+    def _find_pipeline(self) -> Package:
         """Resolve the names once, so that every block of this driver is the same pipeline."""
-        where = {"namespace": self.namespace} if self.namespace else {}
-        found = self.api.get(f"{BASE}/pipelines", {"filter": named(self.pipeline_name), "page_size": "1", **where})
-        if not found.get("pipelines"):
-            others = self.api.get(f"{BASE}/pipelines", {"page_size": "20", **where}).get("pipelines") or []
+        found = self._pipelines({"filter": named(self.pipeline_name), "page_size": "1"})
+        if not found:
+            others = self._pipelines({"page_size": "20"})
             names = ", ".join(sorted(printable(str(p.get("display_name"))) for p in others)) or "none"
+            upload = "kfp pipeline create -p NAME FILE"
+            if self.namespace:  # that command knows no namespace
+                upload = f"kfp.Client(…).upload_pipeline(FILE, NAME, namespace='{self.namespace}')"
             raise ConfigError(
                 f"there is no pipeline `{self.pipeline_name}` on {self.api.endpoint}",
-                hint=f"it has {names}; upload one with `kfp pipeline create -p NAME pipelines/compiled/block.yaml`",
+                hint=f"it has {names}; upload one with `{upload}`",
             )
-        pipeline = str(found["pipelines"][0]["pipeline_id"])
+        pipeline = str(found[0]["pipeline_id"])
         query = {"sort_by": "created_at desc", "page_size": "1"}
         if self.version_name:
             query["filter"] = named(self.version_name)
@@ -147,9 +169,9 @@ class Kfp:
             )
         spec = versions[0].get("pipeline_spec") or {}
         compiled = spec.get("pipeline_spec", spec)
-        self._takes = taken_parameters(compiled, f"pipeline `{self.pipeline_name}`")
-        self.processes = processes_in(compiled)
         self._reference = {"pipeline_id": pipeline, "pipeline_version_id": str(versions[0]["pipeline_version_id"])}
+        taken = taken_parameters(compiled, f"pipeline `{self.pipeline_name}`")
+        return Package(compiled, spec.get("platform_spec"), taken)
 
 
 def named(name: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tdm_r1.drive.sizes import Breach, breaches
 from tdm_r1.errors import ConfigError
 
 PARAMETERS: Final[Mapping[str, str]] = {"root": "STRING", "start": "NUMBER_INTEGER", "shards": "LIST"}
@@ -18,7 +19,7 @@ LAUNCHED: Final = ["launch", "--nproc-per-node"]
 
 @dataclass(frozen=True)
 class Package:
-    """A compiled KFP pipeline."""
+    """A compiled KFP pipeline, from a file or from the server."""
 
     pipeline: Mapping[str, Any]
     platform: Mapping[str, Any] | None = None
@@ -39,6 +40,14 @@ class Package:
     def queues(self) -> tuple[str, ...]:
         """Kueue queues that its pods name, sorted."""
         return tuple(sorted(set(queues_in(self.platform or {}))))
+
+    def breaches(self, shards: int) -> Iterator[Breach]:
+        """Limits that a run with so many shards would break; none for a pipeline that cannot be measured."""
+        documents = [self.pipeline, *([self.platform] if self.platform else [])]
+        try:
+            yield from breaches(documents, {"shards": shards})
+        except (KeyError, TypeError, AttributeError):
+            return  # a pipeline of another shape, which KFP itself will judge
 
 
 def read_package(path: Path) -> Package:

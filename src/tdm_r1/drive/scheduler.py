@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+from tdm_r1.drive.sizes import Breach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,13 @@ class Scheduler(Protocol):
     @property
     def processes(self) -> Mapping[str, int]:
         """In how many processes the pipeline starts a stage, by stage; known after `check`."""
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Kueue queues that the pipeline's pods name; known after `check`."""
+
+    def breaches(self, shards: int) -> Iterable[Breach]:
+        """Limits that a block of a run with so many shards would break; known after `check`."""
 
     def find(self, name: str) -> str | None:
         """The identifier of the run with this name, or None."""

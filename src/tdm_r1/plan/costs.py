@@ -190,5 +190,6 @@ def require_same_model(costs: Costs, config: RunConfig) -> None:
     if costs.model != config.model.source:
         raise ConfigError(
             f"the costs were measured with `{costs.model}`, and `{config.preset}` has `{config.model.source}`",
-            hint="measure an iteration of it (`tdm-r1 run --preset … --set iterations=1`), then give --costs ROOT",
+            hint="measure an iteration of it (`tdm-r1 run --preset … --set iterations=1`), then give --costs ROOT; "
+            "`plan --memory` and `run --dry-run` tell memory, FLOPs, bytes and counts without one",
         )

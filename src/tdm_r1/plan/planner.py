@@ -6,18 +6,17 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import ConfigError
 from tdm_r1.plan.costs import Costs, require_same_model
-from tdm_r1.plan.limits import Limit, limits, pods
+from tdm_r1.plan.limits import Limit, Orchestrator, limits, pods
 from tdm_r1.plan.simulate import Cluster, Outcome, ideal, percentiles, repeats, simulate
 from tdm_r1.profiles import POOL_OF, PoolName, Profile
 from tdm_r1.runtime.dealing import require_all_fit
 from tdm_r1.runtime.layout import PER_ITERATION, STAGES, Task, iteration_tasks, once_tasks
 
-Orchestrator = Literal["kfp", "argo"]
 PROCESS_SECONDS: Final = 3.0
 """Of a stage's process before its clock begins: imports, opening the run. CPU seconds, machine of docs/log.md."""
 DAG_DRIVERS: Final = 6
@@ -157,7 +156,7 @@ def make_plan(config: RunConfig, profile: Profile, measured: Costs, setting: Set
         run_hours=(once_seconds + blocks * makespan[0] + math.fsum(beyond.values())) / 3600,
         iteration_cost=None if repeated is None else repeated / config.iterations,
         run_cost=None if repeated is None or once is None else once + repeated,
-        limits=tuple(limits(config, profile, costs, block)),
+        limits=tuple(limits(config, profile, costs, block, setting.orchestrator)),
     )
 
 

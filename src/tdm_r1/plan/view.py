@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from tdm_r1 import console
+from tdm_r1.plan.limits import Limit
 from tdm_r1.plan.planner import Plan
 
 
@@ -15,6 +16,9 @@ def show(plan: Plan) -> None:
         console.OUT.print(f"{name:<22} {value}", soft_wrap=True)
     console.OUT.print()
     console.OUT.print(limit_table(plan))
+    for limit in plan.broken:
+        console.ERR.print(f"\nerror: {limit.name}: {over(limit)}", soft_wrap=True, markup=False)
+        console.ERR.print(f"\nhint: {limit.hint}", soft_wrap=True, markup=False)
 
 
 def stage_table(plan: Plan) -> Table:
@@ -38,6 +42,11 @@ def limit_table(plan: Plan) -> Table:
         name = limit.name.removesuffix(", bytes")
         table.add_row(name, shown(limit.found), shown(limit.limit), limit.whose, "over" * limit.broken)
     return table
+
+
+def over(limit: Limit) -> str:
+    """By how much a limit is broken."""
+    return f"{limit.found:,.0f}, more than {limit.whose}'s {limit.limit:,.0f}"
 
 
 def facts(plan: Plan) -> list[tuple[str, str]]:

@@ -101,7 +101,8 @@ class Inputs:
     def provenance(self) -> Provenance:
         """Of a record that is committed now."""
         config, finished = self.run.config, datetime.now(UTC)
-        device, size = config.numerics.device, self.ranks.size
+        judged = bool(self.task.variant) or self.task.stage in ("reward_scoring", FEEDBACK)
+        device, size = "cpu" if judged else config.numerics.device, self.ranks.size
         return Provenance(
             code_version=metadata.version("tdm-r1"),
             libraries=library_versions(),
@@ -112,7 +113,7 @@ class Inputs:
             seconds=time.monotonic() - self.clock,
             seed_root=config.seed,
             image_digest=os.environ.get("TDM_R1_IMAGE_DIGEST"),
-            base=None if self.task.stage in ("reward_scoring", FEEDBACK) else self.run.source.facts(),
+            base=None if judged else self.run.source.facts(),
         )
 
     def prompts(self) -> PromptSet:

@@ -45,6 +45,7 @@ class Generator:
 
     @cached_property
     def backbone(self) -> Backbone:
+        numerics.require_device(self.config.numerics, self.config.model.dtype)
         return open_backbone(self.config.model, self.config.numerics.device)
 
 
@@ -80,7 +81,7 @@ def _exported(lora: str) -> Generator:
     """What `tdm-r1 export` or `import-lora` wrote."""
     kind, _, short = lora.partition(":")
     config, exported = read_folder(ASSETS / short if kind == "embedded" else Path(lora), lora)
-    numerics.apply(config.numerics, config.model.dtype)
+    numerics.apply(config.numerics)
     digest = digest_of_config(config)
     where = (None, exported.iteration, exported.record)
     return Generator(exported.name, lora, unscaled(config), exported.role, digest, *where)

@@ -14,8 +14,8 @@ from tdm_r1.errors import ConfigError
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors", "pyarrow", "numpy", "opencv-python-headless")
 
 
-def apply(config: NumericsConfig, dtype: str = "float32") -> None:
-    """Fix the thread count and ask for deterministic kernels.
+def require_device(config: NumericsConfig, dtype: str) -> None:
+    """Refuse a machine that cannot compute the networks; what only scores, reads or decides needs no device.
 
     Args:
         dtype: in which the base will be computed.
@@ -25,9 +25,14 @@ def apply(config: NumericsConfig, dtype: str = "float32") -> None:
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "numerics.device is `cuda` but this machine has no CUDA device", hint="set numerics.device=cpu"
+            "numerics.device is `cuda` but this machine has no CUDA device",
+            hint="start it on a machine with one, or begin a run with numerics.device=cpu",
         )
     require_dtype(config.device, dtype)
+
+
+def apply(config: NumericsConfig) -> None:
+    """Fix the thread count and ask for deterministic kernels."""
     torch.set_num_threads(config.threads)
     torch.set_deterministic_debug_mode("error")  # `use_deterministic_algorithms` imports the compiler: 3 s a process
 

@@ -37,7 +37,7 @@ class Run(Archive):
         super().__init__(store, config)
         self._kept: OrderedDict[str, tuple[Record, Manifest]] = OrderedDict()
         self._room = 8 + 2 * config.rollout.shards * (config.surrogate.replay + 1)
-        numerics.apply(config.numerics, config.model.dtype)
+        numerics.apply(config.numerics)
 
     @cached_property
     def source(self) -> Source:
@@ -46,6 +46,12 @@ class Run(Archive):
 
     @cached_property
     def backbone(self) -> Backbone:
+        """The networks, on the configured device.
+
+        Raises:
+            ConfigError: when this machine does not have it.
+        """
+        numerics.require_device(self.config.numerics, self.config.model.dtype)
         return open_backbone(self.config.model, self.config.numerics.device)
 
     @cached_property
@@ -107,24 +113,37 @@ def create_run(root: str, config: RunConfig, *, check_model: bool = False) -> Ru
         ConfigError: when the device, and if asked the base or its adapter, does not exist here.
         RootMismatchError: when the root holds another run.
     """
-    store = open_store(root)
-    run = Run(store, config)
+    numerics.require_device(config.numerics, config.model.dtype)
+    run = Run(open_store(root), config)
     if check_model:
         for adapter in (config.model.adapter, config.surrogate_adapter):
             Adapter(run.backbone.base(), adapter).check()
         from tdm_r1.runtime.lora_folder import starting_role
 
         starting_role(config, run.backbone.base(), run.source.revision)
+    run.config = write_run(run.store, config)
+    return run
+
+
+def write_run(store: Store, config: RunConfig) -> RunConfig:
+    """Write `run.json`, for whichever machines will do the work; one that is equal may be there.
+
+    Returns:
+        The configuration of the run that stands there, which may have been extended.
+
+    Raises:
+        RootMismatchError: when the root holds another run.
+    """
     store.require_writable()
     if not store.write_bytes_if_absent(RUN_FILE, config_bytes(config)):
         present = read_config(store)
         if present.declared != config:
             raise RootMismatchError(
-                f"`{root}/{RUN_FILE}` holds another configuration: {first_difference(present.declared, config)}",
+                f"`{store.root}/{RUN_FILE}` holds another configuration: {first_difference(present.declared, config)}",
                 hint="choose another --root, or leave out --preset and --set to resume the run that stands there",
             )
-        run.config = present
-    return run
+        return present
+    return config
 
 
 def open_run(root: str) -> Run:

@@ -136,7 +136,8 @@ def subject_of(
 
 
 def _with(generator: Generator, config: RunConfig) -> Generator:
-    numerics.apply(config.numerics, config.model.dtype)
+    numerics.require_device(config.numerics, config.model.dtype)
+    numerics.apply(config.numerics)
     one = generator
     return Generator(one.name, one.origin, config, one.role, one.config_digest, one.root, one.iteration, one.record)
 

@@ -8,8 +8,10 @@ KFP's own compiler is not here, so these are estimates. The object is modelled o
 - Linux takes 128 KiB for one argument, and `{{$}}` is one.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,7 +34,7 @@ _NODE: Final = 1_300
 """A node of the status without its inputs and outputs."""
 _PATCH: Final = 1_600
 """What KFP's driver adds to a pod, beside the component, the container and its settings."""
-_COMPRESSED: Final = 180
+COMPRESSED: Final = 180
 """Bytes of a node after compression, from a user's report (kubeflow/pipelines#12131)."""
 _DIGEST: Final = 72
 """Bytes of one digest in the list that a fan-in hands on."""
@@ -53,7 +55,7 @@ class Size:
 
     @property
     def stored(self) -> int:
-        return self.spec + self.nodes * _COMPRESSED
+        return self.spec + self.nodes * COMPRESSED
 
     @property
     def retryable(self) -> int:
@@ -64,11 +66,11 @@ class Size:
         """Bytes of the longest `{{$}}`."""
         return 4_000 + self.fan_in * _DIGEST
 
-    def __add__(self, other: "Size") -> "Size":
+    def __add__(self, other: Size) -> Size:
         sums = {name: getattr(self, name) + getattr(other, name) for name in ("spec", "pods", "nodes", "status")}
         return Size(**sums, fan_in=max(self.fan_in, other.fan_in))
 
-    def __mul__(self, times: int) -> "Size":
+    def __mul__(self, times: int) -> Size:
         return Size(self.spec * times, self.pods * times, self.nodes * times, self.status * times, self.fan_in)
 
 
@@ -85,24 +87,61 @@ def size_of(documents: Sequence[Node], lists: Mapping[str, int] | None = None) -
     return root + _dag_node() + Size(spec=_spec(ir, configs))
 
 
-def size_faults(documents: Sequence[Node], lists: Mapping[str, int] | None = None) -> Iterator[str]:
-    """Yield one sentence, with the numbers and what to change, for each limit that a run would break."""
+@dataclass(frozen=True)
+class Breach:
+    """A limit that a run would break."""
+
+    text: str
+    """The numbers, and what to change."""
+    retry_only: bool = False
+    """The run itself fits; only KFP's retry could not write it, which a driver that resubmits does without."""
+
+
+def breaches(documents: Sequence[Node], lists: Mapping[str, int] | None = None) -> Iterator[Breach]:
+    """Yield each limit that a run would break.
+
+    Args:
+        documents: as of `size_of`.
+        lists: as of `size_of`.
+    """
     size = size_of(documents, lists)
-    limits = (
-        ("the Argo object with its compressed status", size.stored, MAX_STORED, "Argo's"),
-        ("the object with its status, as KFP's retry writes it,", size.retryable, MAX_RETRYABLE, "etcd's"),
-    )
-    for what, found, limit, whose in limits:
-        if found > limit:
-            yield (
-                f"{what} would have about {found:,} bytes in {size.pods:,} pods, more than {whose} {limit:,}: "
-                "use fewer shards, or fewer iterations per run"
-            )
+
+    def most(fits: Callable[[Size], bool]) -> str:
+        return _advice(most_shards(lambda count: fits(size_of(documents, {**(lists or {}), "shards": count}))))
+
+    if size.stored > MAX_STORED:
+        yield Breach(
+            f"the Argo object with its compressed status would have about {size.stored:,} bytes in {size.pods:,} pods, "
+            f"more than Argo's {MAX_STORED:,}: {most(lambda other: other.stored <= MAX_STORED)}"
+        )
+    if size.retryable > MAX_RETRYABLE:
+        yield Breach(
+            f"the object with its status, as KFP's retry writes it, would have about {size.retryable:,} bytes in "
+            f"{size.pods:,} pods, more than etcd's {MAX_RETRYABLE:,}: "
+            f"{most(lambda other: other.retryable <= MAX_RETRYABLE)}",
+            retry_only=True,
+        )
     if size.argument > MAX_ARGUMENT:
-        yield (
+        yield Breach(
             f"a task would receive {size.fan_in:,} digests, about {size.argument:,} bytes in one argument, "
             f"more than Linux's {MAX_ARGUMENT:,}: use at most {(MAX_ARGUMENT - 4_000) // _DIGEST:,} shards"
         )
+
+
+def most_shards(fits: Callable[[int], bool]) -> int:
+    """The largest number of shards that fits, 0 when not even one does; what fits is all numbers up to it."""
+    low, high = 0, 1
+    while high < 1 << 20 and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _advice(shards: int) -> str:
+    fewer = "fewer iterations per run"
+    return f"use at most {shards:,} shards, or {fewer}" if shards else f"use {fewer}; not even one shard fits"
 
 
 @dataclass(frozen=True)
