@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from tdm_r1.console import result_table
+from tdm_r1.report.figures import free_end
 from tdm_r1.runtime.results import in_suite_order
 from tests.support import tdm_r1
 
@@ -32,6 +33,20 @@ def test_the_page_shows_the_numbers_of_the_result(finished: Path) -> None:
         assert f"<td>{row['name']}</td>" in page
         assert f"{row['overall']:.3f}<br>" in page
     assert "tdm-r1 over tdm on the same prompts and noise" in page
+
+
+@pytest.mark.parametrize(
+    ("level", "curve", "end"),
+    [
+        (0.71, [0.59, 0.66, 0.72], "left"),  # the curve ends at the line
+        (0.59, [0.59, 0.66, 0.72], "right"),  # and begins at this one
+        (0.53, [0.59, 0.66, 0.72], "right"),
+        (0.90, [0.50, 0.50], "right"),
+        (0.90, [], "right"),
+    ],
+)
+def test_a_level_line_is_named_where_the_curve_is_farther_from_it(level: float, curve: list[float], end: str) -> None:
+    assert free_end(level, curve) == end
 
 
 def test_the_page_of_the_same_run_is_the_same_page(finished: Path, tmp_path: Path) -> None:

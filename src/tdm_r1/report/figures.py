@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from tdm_r1.report.history import History
 
@@ -86,20 +86,26 @@ def draw_accuracy(axes: Any, history: History) -> None:
         if model in history.models:
             value = history.cell(model)["value"]
             axes.axhline(value, color=color, linewidth=1.1, linestyle=(0, (4, 3)))
-            _label_line(axes, history.label(model), value, color)
+            _label_line(axes, history.label(model), value, color, free_end(value, [point.value for point in points]))
     axes.set_ylim(0, 1)
     axes.set_xlim(0, max(1, history.iterations))
     axes.set_xlabel("iteration")
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _label_line(axes: Any, text: str, value: float, color: str) -> None:
-    """Name a level line at its right end, legible over whatever crosses it."""
+def free_end(level: float, curve: Sequence[float]) -> Literal["left", "right"]:
+    """At which end of a level line a curve leaves more room for a name; right where both leave the same."""
+    return "left" if curve and abs(curve[0] - level) > abs(curve[-1] - level) else "right"
+
+
+def _label_line(axes: Any, text: str, value: float, color: str, end: Literal["left", "right"]) -> None:
+    """Name a level line at one end, legible over whatever crosses it."""
     from matplotlib.patheffects import withStroke
 
-    place = {"xycoords": ("axes fraction", "data"), "xytext": (-4, 3), "textcoords": "offset points"}
+    x, aside = (0, 4) if end == "left" else (1, -4)
+    place = {"xycoords": ("axes fraction", "data"), "xytext": (aside, 3), "textcoords": "offset points"}
     halo = [withStroke(linewidth=3, foreground="white")]
-    axes.annotate(text, (1, value), **place, ha="right", color=color, fontsize=8.5, path_effects=halo)
+    axes.annotate(text, (x, value), **place, ha=end, color=color, fontsize=8.5, path_effects=halo)
 
 
 def progress_svg(history: History) -> str:
