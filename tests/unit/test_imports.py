@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 import tdm_r1
 
 PACKAGE = Path(tdm_r1.__file__).parent
+DISTRIBUTIONS = packages_distributions()
 PURE = [
     *(PACKAGE / f"{name}.py" for name in ("sampling", "advantages", "ema", "rng")),
     *PACKAGE.glob("objectives/*.py"),
@@ -68,6 +71,41 @@ def test_a_stage_starts_and_trains_without_the_compiler(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "False\n"
+
+
+SCORERS_ONLY = """
+import sys
+
+absent = set(sys.argv[1].split(","))
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from tdm_r1.cli import main
+sys.argv = ["tdm-r1", "scorer", "list"]
+main()
+"""
+
+
+def locked(image: str) -> set[str]:
+    """Distributions of an image, by their normalised names."""
+    lock = PACKAGE.parents[1] / "images" / image / "requirements.lock"
+    return set(re.findall(r"^([a-z0-9-]+)==", lock.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_every_scorer_can_be_imported_with_what_the_image_for_scoring_holds() -> None:
+    lacking = locked("train-cpu") - locked("scorers")
+    normal = {name: re.sub(r"[-_.]+", "-", name).lower() for name in {d for ds in DISTRIBUTIONS.values() for d in ds}}
+    absent = {module for module, found in DISTRIBUTIONS.items() if all(normal[name] in lacking for name in found)}
+    assert {"diffusers", "matplotlib"} <= absent
+    command = [sys.executable, "-c", SCORERS_ONLY, ",".join(absent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "geneval (tdm-r1)" in done.stdout
+    assert "cannot be imported" not in done.stdout
 
 
 LOOKERS = [
