@@ -199,7 +199,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 def write_bombs(folder: Path) -> None:
     """Small files that would fill gigabytes."""
     places = {name: folder / name for name in ("rollout-rows", "rollout-text", "reward_scoring-text", "png-pixels")}
-    places |= {name: folder / name for name in ("png-text", "surrogate_update-header")}
+    places |= {name: folder / name for name in ("reward_scoring-last", "png-text", "surrogate_update-header")}
     for place in places.values():
         place.mkdir(parents=True)
     count = 3_000_000
@@ -224,6 +224,10 @@ def write_bombs(folder: Path) -> None:
     again = pq.read_table(places["reward_scoring-text"] / "part.parquet").to_pylist()[1]
     rows = [again | {"sample_id": f"s{n}"} for n in range(8)]
     pq.write_table(pa.Table.from_pylist(rows, scored.scores.schema), places["reward_scoring-text"] / "part.parquet")
+    scored.write(places["reward_scoring-last"])  # the same rows, behind many row groups that hold little
+    small = [again | {"sample_id": f"t{n}", "error": "e"} for n in range(80)]
+    both = pa.Table.from_pylist([*small, *rows], scored.scores.schema)
+    pq.write_table(both, places["reward_scoring-last"] / "part.parquet", row_group_size=8)
     (places["png-pixels"] / "x.png").write_bytes(png_of(60_000, 60_000, zlib.compress(bytes(1000))))
     note = PngInfo()
     note.add_itxt(KEYWORD, "z" * 20_000_000, zip=True)

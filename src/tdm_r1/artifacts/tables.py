@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -43,7 +42,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Group:
-    """One row group, or several small ones that follow each other."""
+    """One row group."""
 
     start: int
     """Its first row."""
@@ -229,39 +228,16 @@ def is_vouched(file: pq.ParquetFile, path: Path, name: str, row: RowsSpec, shape
 
 
 def groups_of(file: pq.ParquetFile, spec: TableSpec, rows: Mapping[str, RowsSpec], shapes: Shapes) -> Iterator[Group]:
-    """The row groups of an opened table; one at a time is in memory, or GROUP_BYTES of small ones."""
+    """The row groups of an opened table; one at a time is in memory."""
     start, columns = 0, list(spec.columns)
     height = {name: max(1, BATCH_BYTES // max(1, prod(shapes[name]) * rows[name].dtype.itemsize)) for name in rows}
-    for numbers in spans(file, rows):
-        table = file.read_row_groups(numbers, columns=columns, use_threads=False)
-        for name, column in zip(table.column_names, table.columns, strict=True):
-            if (size := sum(map(spread_bytes, column.chunks))) > MOST_COLUMN_BYTES * len(numbers):
-                raise SchemaError(
-                    f"column {name} holds {size} bytes in {len(numbers)} row groups of {MOST_COLUMN_BYTES}"
-                )
-        yield Group(start, table, {name: all_batches(file, numbers, name, height[name]) for name in rows})
-        start += table.num_rows
-
-
-def spans(file: pq.ParquetFile, rows: Mapping[str, RowsSpec]) -> Iterator[list[int]]:
-    """Numbers of row groups to read at once: each call has its price, and GROUP_BYTES in memory have none."""
-    span, total = list[int](), 0
     for number in range(file.num_row_groups):
-        group = file.metadata.row_group(number)
-        columns = (group.column(n) for n in range(group.num_columns))
-        size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema not in rows)
-        if span and total + size > GROUP_BYTES:
-            yield span
-            span, total = [], 0
-        span.append(number)
-        total += size
-    if span:
-        yield span
-
-
-def all_batches(file: pq.ParquetFile, groups: list[int], name: str, height: int) -> Iterator[pa.Array]:
-    """One row tensor of some row groups, `height` rows at a time."""
-    return chain.from_iterable(batches_of(file, number, name, height) for number in groups)
+        table = file.read_row_group(number, columns=columns, use_threads=False)
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if (size := sum(map(spread_bytes, column.chunks))) > MOST_COLUMN_BYTES:
+                raise SchemaError(f"column {name} holds {size} bytes in one row group, more than {MOST_COLUMN_BYTES}")
+        yield Group(start, table, {name: batches_of(file, number, name, height[name]) for name in rows})
+        start += table.num_rows
 
 
 def batches_of(file: pq.ParquetFile, group: int, name: str, height: int) -> Iterator[pa.Array]:
