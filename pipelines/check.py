@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from pipelines.check_platform import platform_faults, schema_faults
 from pipelines.ir import documents
-from tdm_r1.drive.sizes import MAX_ARGUMENT, MAX_FILE, breaches, size_of
+from tdm_r1.ceilings import MAX_ARGUMENT, MAX_FILE
+from tdm_r1.drive.sizes import breaches, size_of
 
 PLACEHOLDER: Final = re.compile(r"\{\{\$.*?\}\}", re.DOTALL)
 SUPPORTED: Final = re.compile(

@@ -11,7 +11,8 @@ from kfp import compiler, dsl
 from pipelines.check import BrokenPipelineError, check, graph_faults, main
 from pipelines.check_platform import platform_faults, schema_faults
 from pipelines.compile import COMPILED, PIPELINES
-from tdm_r1.drive.sizes import MAX_ARGUMENT, MAX_FILE, MAX_RETRYABLE, size_of
+from tdm_r1.ceilings import MAX_ARGUMENT, MAX_FILE, MAX_RETRYABLE
+from tdm_r1.drive.sizes import size_of
 from tests.bench import documents
 
 

@@ -16,8 +16,9 @@ from pipelines.compile import COMPILED
 from pipelines.ir import documents
 from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.artifacts.store import open_store
+from tdm_r1.ceilings import MAX_FILE, MAX_RETRYABLE, MAX_STORED
 from tdm_r1.drive.argo_sizes import workflow_size
-from tdm_r1.drive.sizes import MAX_FILE, MAX_RETRYABLE, MAX_STORED, size_of
+from tdm_r1.drive.sizes import size_of
 from tdm_r1.plan.costs import Costs, StageCost, as_json, costs_from, measured, shipped, units
 from tdm_r1.plan.limits import FILE_FIXED, FILE_PER_ITERATION, limits, nodes, pods, stored_bytes
 from tdm_r1.plan.planner import Setting, cluster_of, enough_scoring_pods, faster, make_plan

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tdm_r1.ceilings import MAX_STORED
 from tdm_r1.console import printable
 from tdm_r1.drive.argo_sizes import WorkflowSize, workflow_size
 from tdm_r1.drive.http import Api, NotThereError, TakenError
 from tdm_r1.drive.package import PARAMETERS, processes_in, queues_in
 from tdm_r1.drive.scheduler import Block, Status
-from tdm_r1.drive.sizes import MAX_STORED, Breach, most_shards
+from tdm_r1.drive.sizes import Breach, most_shards
 from tdm_r1.errors import ConfigError
 
 BASE: Final = "/api/v1"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tdm_r1.drive.sizes import COMPRESSED, MAX_STORED
+from tdm_r1.ceilings import MAX_STORED, NODE_STORED
 
 SHARDS: Final = "{{workflow.parameters.shards}}"
 """The list over which a template fans out once per shard."""
@@ -30,14 +30,14 @@ class WorkflowSize:
 
     def stored(self, iterations: int) -> int:
         """Bytes of the object."""
-        return self.spec + COMPRESSED * (self.nodes + self.more * (iterations - 1))
+        return self.spec + NODE_STORED * (self.nodes + self.more * (iterations - 1))
 
     @property
     def iterations(self) -> int | None:
         """As many as fit into one workflow; None when their number changes nothing."""
         if not self.more:
             return None
-        return max(0, 1 + (MAX_STORED - self.stored(1)) // (COMPRESSED * self.more))
+        return max(0, 1 + (MAX_STORED - self.stored(1)) // (NODE_STORED * self.more))
 
 
 def workflow_size(template: Mapping[str, Any], shards: int) -> WorkflowSize:

@@ -15,12 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tdm_r1.ceilings import MAX_ARGUMENT, MAX_FAN_IN, MAX_RETRYABLE, MAX_STORED, NODE_STORED, argument_bytes
+
 Node = Mapping[str, Any]
 
-MAX_FILE: Final = 400_000
-MAX_STORED: Final = 1 << 20
-MAX_RETRYABLE: Final = 3 << 19
-MAX_ARGUMENT: Final = 1 << 17
 SHARDS: Final = 4
 """Shards that a pipeline is checked for when nobody says how many there will be."""
 ITERATIONS: Final = 5
@@ -34,10 +32,6 @@ _NODE: Final = 1_300
 """A node of the status without its inputs and outputs."""
 _PATCH: Final = 1_600
 """What KFP's driver adds to a pod, beside the component, the container and its settings."""
-COMPRESSED: Final = 180
-"""Bytes of a node after compression, from a user's report (kubeflow/pipelines#12131)."""
-_DIGEST: Final = 72
-"""Bytes of one digest in the list that a fan-in hands on."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class Size:
 
     @property
     def stored(self) -> int:
-        return self.spec + self.nodes * COMPRESSED
+        return self.spec + self.nodes * NODE_STORED
 
     @property
     def retryable(self) -> int:
@@ -64,7 +58,7 @@ class Size:
     @property
     def argument(self) -> int:
         """Bytes of the longest `{{$}}`."""
-        return 4_000 + self.fan_in * _DIGEST
+        return argument_bytes(self.fan_in)
 
     def __add__(self, other: Size) -> Size:
         sums = {name: getattr(self, name) + getattr(other, name) for name in ("spec", "pods", "nodes", "status")}
@@ -124,7 +118,7 @@ def breaches(documents: Sequence[Node], lists: Mapping[str, int] | None = None) 
     if size.argument > MAX_ARGUMENT:
         yield Breach(
             f"a task would receive {size.fan_in:,} digests, about {size.argument:,} bytes in one argument, "
-            f"more than Linux's {MAX_ARGUMENT:,}: use at most {(MAX_ARGUMENT - 4_000) // _DIGEST:,} shards"
+            f"more than Linux's {MAX_ARGUMENT:,}: use at most {MAX_FAN_IN:,} shards"
         )
 
 

@@ -11,6 +11,15 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from tdm_r1.artifacts.tables import GROUP_ROWS
+from tdm_r1.ceilings import (
+    MAX_ARGUMENT,
+    MAX_FAN_IN,
+    MAX_FILE,
+    MAX_RETRYABLE,
+    MAX_STORED,
+    NODE_STORED,
+    argument_bytes,
+)
 from tdm_r1.config import RunConfig
 from tdm_r1.plan.costs import Costs, samples
 from tdm_r1.profiles import POOL_OF, Profile
@@ -25,19 +34,11 @@ FILE_PER_ITERATION: Final = 31_700
 SPEC_FIXED: Final = 24_000
 SPEC_PER_ITERATION: Final = 38_000
 """Bytes of the Argo object that KFP compiles a block to."""
-NODE_STORED: Final = 180
-"""Bytes of a node of the status after compression. Source: kubeflow/pipelines#12131."""
 STATUS_FIXED: Final = 54_000
 STATUS_PER_ITERATION: Final = 79_000
 STATUS_PER_SHARD: Final = 39_000
 """Bytes of all nodes before it, the last one for each shard of an iteration: what KFP's retry writes, as
 `drive/sizes.py` counts it (`test_the_planner_and_the_checker_of_the_pipelines_estimate_the_same_run`)."""
-DIGEST: Final = 72
-"""Bytes of one digest in the argument that a fan-in hands on."""
-MAX_FILE: Final = 400_000
-MAX_STORED: Final = 1 << 20
-MAX_RETRYABLE: Final = 3 << 19
-MAX_ARGUMENT: Final = 1 << 17
 ARGO_FIXED: Final = 16_500
 """Bytes of the template, and of the nodes outside of iterations."""
 
@@ -145,10 +146,10 @@ def _kfp(shards: int, block: int) -> list[Limit]:
         ),
         Limit(
             name="longest argument, bytes",
-            found=4_000 + DIGEST * shards,
+            found=argument_bytes(shards),
             limit=MAX_ARGUMENT,
             whose="Linux",
-            hint=f"at most rollout.shards={(MAX_ARGUMENT - 4_000) // DIGEST}",
+            hint=f"at most rollout.shards={MAX_FAN_IN}",
         ),
     ]
 
