@@ -8,6 +8,9 @@ from typing import Any, Final
 from tdm_r1.worlds.shapes.grammar import split, vocabulary
 
 MAX_TOKENS: Final = 11
+SPECIAL: Final = ("<|startoftext|>", "<|endoftext|>")
+"""CLIP's marks; the encoders know their numbers, 0 and 1."""
+END_OF_WORD: Final = "</w>"
 WIDTHS: Final = (64, 32)
 """Hidden and projection width of the two encoders; their sum is the transformer's joint width."""
 
@@ -17,13 +20,15 @@ def new_tokenizer(folder: Path) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
-    bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+    bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix=END_OF_WORD))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
         vocab_size=512,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        end_of_word_suffix="</w>",
+        # The trainer numbers a word's last letters in the order of a hash table and decides ties by number: named here,
+        # they have the same numbers every time.
+        special_tokens=[*SPECIAL, *sorted({word[-1] + END_OF_WORD for word in vocabulary()})],
+        end_of_word_suffix=END_OF_WORD,
         show_progress=False,
     )
     bpe.train_from_iterator(sorted(vocabulary()) * 4, trainer)
