@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from tdm_r1.config import RewardConfig
 from tdm_r1.errors import ConfigError, ScorerError
 from tdm_r1.rewards.ask import Question
+from tdm_r1.rewards.batches import Batch, calls, take
 from tdm_r1.rewards.cache import VARIABLE, key_of
 from tdm_r1.rewards.judges import Judges
 from tdm_r1.rewards.process import cores
@@ -60,6 +62,34 @@ def test_a_row_that_kills_its_process_costs_itself_and_no_other(opened: list[Jud
     (tally,) = opened[0].tallies
     assert (tally.images, tally.failed, tally.workers) == (9, 3, 2)
     assert tally.died == 3 + 2  # one of four: 4, 2, 1; one alone: twice
+
+
+def test_a_row_that_kills_is_found_among_many_calls_that_one_process_had_at_once(opened: list[Judges]) -> None:
+    opened.append(judges(workers=1))
+    scores = opened[0].score("nasty", [Question(level(7), "die" if row == 150 else "", {}) for row in range(400)])
+    assert [row for row, score in enumerate(scores) if score.error] == [150]
+    assert {score.value for row, score in enumerate(scores) if row != 150} == {255.0 - 7}
+    assert opened[0].tallies[0].died <= 1 + 3 + 1  # several calls, then 4, 2, 1, and the one again
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(None, 4), (0.0, 100), (0.05, 16), (1.0, 4)])
+def test_work_is_dealt_in_whole_calls_and_shared_until_the_end(seconds: float | None, most: int) -> None:
+    """What a call holds depends neither on the machine nor on the number of processes."""
+    queue = deque(Batch(part) for part in calls(range(402), 4))
+    dealt = []
+    while queue:
+        dealt.append(take(queue, 2, seconds).rows)
+    assert [row for rows in dealt for row in rows] == list(range(402))
+    assert all(len(rows) % 4 == 0 for rows in dealt[:-1])
+    assert max(map(len, dealt)) == most
+    assert [len(rows) for rows in dealt[-6:]] == [4, 4, 4, 4, 4, 2]
+
+
+def test_a_suspect_is_dealt_without_others() -> None:
+    queue = deque([Batch([0, 1], suspect=True), *(Batch(part) for part in calls(range(2, 50), 2))])
+    assert take(queue, 1, 0.0).rows == [0, 1]
+    queue.insert(2, Batch([99], suspect=True))
+    assert take(queue, 1, 0.0).rows == [2, 3, 4, 5]
 
 
 def test_a_row_that_hangs_is_killed_at_its_time_limit(opened: list[Judges]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from tdm_r1.config import RewardConfig
 from tdm_r1.models.progress import Progress, silent
 from tdm_r1.rewards.ask import Question, ask, make_ready
+from tdm_r1.rewards.batches import calls
 from tdm_r1.rewards.cache import ScoreCache, key_of, open_cache
 from tdm_r1.rewards.pool import Done, Pool
 from tdm_r1.rewards.protocol import NOT_ASKED, Score, Scorer, failed, is_failure
@@ -137,7 +138,7 @@ class Judges:
         if name not in self._ready:
             make_ready(scorer)
             self._ready.add(name)
-        for batch in _batches(rows, scorer.info.batch):
+        for batch in calls(rows, scorer.info.batch):
             done(batch, ask(scorer, [questions[row] for row in batch]))
 
     def _count(self, name: str, scores: Sequence[Score], cached: int, seconds: float) -> None:
@@ -151,8 +152,3 @@ class Judges:
         """End every scoring process."""
         for pool in self._pools.values():
             pool.close()
-
-
-def _batches(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

@@ -1,9 +1,10 @@
 """Scoring processes: spawned once, one thread each, load once, and are replaced when they die, hang, leak or age.
 
-The rows of a shard are cut in order into batches, and a free process takes the next one, so every core has work
-until the end. When a process dies, or a batch takes too long, the batch is cut in halves until the row that does it
-is alone: one poison image costs one row. A score depends on its own row only, so the result is the same for any number
-of processes, batches and shards.
+The rows of a shard are cut in order into calls of the scorer's size. A free process takes the next calls, as many as
+keep it busy for a while and leave work for the others, so that neither handing out nor waiting for the last one costs
+much.
+When a process dies, or does not answer, its rows are cut until the one that does it is alone: one poison image
+costs one row. What a call holds does not depend on the number of processes, so neither does a score.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Final
 from tdm_r1.config import RewardConfig
 from tdm_r1.errors import ScorerError
 from tdm_r1.rewards.ask import Question
-from tdm_r1.rewards.process import Batch, WorkerProcess, cores
+from tdm_r1.rewards.batches import UNIT, Batch, calls, take
+from tdm_r1.rewards.process import WorkerProcess, cores
 from tdm_r1.rewards.protocol import Score, ScorerInfo, failed
 from tdm_r1.rewards.worker import Order, Refused, Scored
 
@@ -29,7 +31,6 @@ DEATHS_IN_A_ROW: Final = 20
 """Deaths without any answer in between after which the scorer itself is at fault."""
 PATIENCE: Final = 5.0
 """A batch may take this many times what its scorer says it costs."""
-
 Done = Callable[[Sequence[int], Sequence[Score]], None]
 """Told the rows of a batch and their scores, as soon as they are there."""
 
@@ -52,6 +53,8 @@ class Pool:
         self._size = cores() if config.workers is None else config.workers
         self._workers: list[WorkerProcess] = []
         self._deaths = 0
+        self._call: float | None = None
+        """Seconds that a call took, in the newest answer."""
         self._finalizer = weakref.finalize(self, _close_all, self._workers)
 
     @property
@@ -64,8 +67,7 @@ class Pool:
         Raises:
             ScorerError: when the scorer is not fit to serve, or its processes do nothing but die.
         """
-        step = self._info.batch
-        queue = deque(Batch(rows[start : start + step]) for start in range(0, len(rows), step))
+        queue = deque(Batch(part) for part in calls(rows, self._info.batch))
         try:
             while queue or any(worker.batch for worker in self._workers):
                 self._hand_out(queue, questions)
@@ -82,7 +84,7 @@ class Pool:
     def _hand_out(self, queue: deque[Batch], questions: Sequence[Question]) -> None:
         for worker in self._workers:
             if worker.idle and queue:
-                batch = queue.popleft()
+                batch = take(queue, self._size, self._call, min(UNIT, self._config.time_limit / 10))
                 cost = PATIENCE * len(batch.rows) * self._info.cpu_seconds
                 worker.ask(batch, [questions[row] for row in batch.rows], max(self._config.time_limit, cost))
         starting = sum(not worker.ready for worker in self._workers)
@@ -106,7 +108,7 @@ class Pool:
             raise ScorerError(answer.message, hint=answer.hint)
         elif isinstance(answer, Scored) and worker.batch is not None:
             batch, worker.batch = worker.batch, None
-            self._deaths = 0
+            self._deaths, self._call = 0, answer.seconds * self._info.batch / len(batch.rows)
             worker.rows += len(batch.rows)
             done(batch.rows, answer.scores)
             if worker.rows >= self._config.recycle_rows or answer.memory_mb > self._config.recycle_memory_mb:
@@ -131,7 +133,7 @@ class Pool:
         if len(batch.rows) == 1 and batch.deaths + 1 >= DEATHS_OF_A_ROW:
             done(batch.rows, [failed(f"worker_died: {reason}")])
         else:
-            queue.extendleft(reversed(batch.halves()))
+            queue.extendleft(reversed(batch.cut(self._info.batch)))
 
 
 def _close_all(workers: list[WorkerProcess]) -> None:

@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Final
 
 from tdm_r1.rewards.ask import Question
+from tdm_r1.rewards.batches import Batch
 from tdm_r1.rewards.worker import Order, Ready, Refused, Scored
 
 START_LIMIT: Final = 900.0
@@ -33,21 +33,6 @@ def cores() -> int:
         quota, period = CGROUP_QUOTA.read_text(encoding="ascii").split()
         count = min(count, max(1, math.ceil(int(quota) / int(period))))
     return count
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows that are asked for in one call."""
-
-    rows: Sequence[int]
-    deaths: int = 0
-    """Processes that died on these rows."""
-
-    def halves(self) -> list[Batch]:
-        """Cut to find the row that kills; one row alone is tried again."""
-        middle = len(self.rows) // 2
-        parts = [self.rows[:middle], self.rows[middle:]] if middle else [self.rows]
-        return [Batch(part, self.deaths + 1) for part in parts]
 
 
 class WorkerProcess:

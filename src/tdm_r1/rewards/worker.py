@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tdm_r1.errors import TdmR1Error
-from tdm_r1.rewards.ask import ask, make_ready
+from tdm_r1.rewards.ask import Question, ask, make_ready
 from tdm_r1.rewards.protocol import Score, reason_of
 from tdm_r1.rewards.registry import open_scorer
 
@@ -46,6 +47,8 @@ class Scored:
     """The answer to one batch, in its order."""
 
     scores: list[Score]
+    seconds: float
+    """The scorer took."""
     memory_mb: float
     """Resident now."""
 
@@ -81,8 +84,13 @@ def serve(connection: Connection) -> None:
         return
     _one_thread(order.threads)
     connection.send(Ready())
+    size = scorer.info.batch
     while True:
-        connection.send(Scored(ask(scorer, connection.recv()), resident_mb()))
+        questions: list[Question] = connection.recv()
+        started = time.monotonic()
+        parts = [ask(scorer, questions[start : start + size]) for start in range(0, len(questions), size)]
+        scores = [score for part in parts for score in part]
+        connection.send(Scored(scores, time.monotonic() - started, resident_mb()))
 
 
 def main() -> None:
