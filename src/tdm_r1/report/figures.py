@@ -164,7 +164,7 @@ def _draw_panel(axes: Any, panel: Panel, history: History) -> None:
         axes.set_yscale("log")
         axes.margins(y=0.3)  # room for the legend
     if len(drawn) > 1:
-        axes.legend(frameon=False, fontsize=8, loc="best")
+        axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=3, columnspacing=1, handlelength=1.2)
     if not drawn:
         axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color=GRAY)
     axes.xaxis.get_major_locator().set_params(integer=True)
