@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -174,8 +175,14 @@ def test_a_lock_with_another_hash_is_refused(tmp_path: Path, images: dict[str, I
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.whl", "__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, copy / name)
-    wheel = next((ROOT / "images/wheelhouse").glob("hatchling-*.whl"))
-    (copy / "images/wheelhouse" / wheel.name).write_bytes(wheel.read_bytes() + b"\0")
+    lock = copy / "images/build/requirements.lock"
+    text = lock.read_text(encoding="utf-8")
+    for wheel in (ROOT / "images/wheelhouse").glob("*.whl"):
+        if (digest := hashlib.sha256(wheel.read_bytes()).hexdigest()) in text:
+            shutil.copy(wheel, copy / "images/wheelhouse")
+            if wheel.name.startswith("hatchling-"):
+                lock.write_text(text.replace(digest, digest[:-1] + format(int(digest[-1], 16) ^ 1, "x")), encoding="utf-8")
+    assert lock.read_text(encoding="utf-8") != text
     words = ["build", "--isolation=chroot", "--pull=never", "--network=host", "--file", "images/scorers/Containerfile"]
     base = podman("image", "inspect", "--format", "{{.Id}}", "localhost/python-stand-in:3.11-bookworm")
     given = ["--build-arg", f"BASE={base}", "--build-arg", "PIP_ARGS=--no-index --find-links /wheels"]
