@@ -19,7 +19,7 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-WORLDS: Final = ("shapes", "plane", "geneval", "ocr")
+WORLDS: Final = ("shapes", "plane", "geneval", "ocr", "words")
 
 
 MOST_ITERATIONS: Final = 99_999
