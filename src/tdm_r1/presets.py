@@ -101,6 +101,28 @@ def shapes_cpu() -> RunConfig:
     return full.model_copy(update={"preset": "shapes_cpu", "iterations": 20, "distill": start})
 
 
+def words_cpu() -> RunConfig:
+    """The world `words`, judged by RapidOCR: distillation and reinforcement within an hour on two CPU cores."""
+    full = shapes_cpu_full()
+    return full.model_copy(
+        update={
+            "preset": "words_cpu",
+            "world": "words",
+            "iterations": 30,
+            "model": full.model.model_copy(update={"source": "embedded:words"}),
+            "distill": full.distill.model_copy(update={"steps": 250}),
+            "rollout": full.rollout.model_copy(update={"tag_shares": {}}),
+            "reward": RewardConfig(
+                scorers={
+                    "words": ScorerConfig(weight=0.5),
+                    "whole": ScorerConfig(use="words", options={"kind": "correct"}, weight=0.5),
+                },
+                workers=0,
+            ),
+        }
+    )
+
+
 def shapes_smoke() -> RunConfig:
     """Every stage twice in under a minute: for tests of the machinery, not of learning."""
     fast = AdamConfig(learning_rate=3e-4)
@@ -160,7 +182,7 @@ def plane() -> RunConfig:
 
 
 PRESETS: Final[Mapping[str, Callable[[], RunConfig]]] = MappingProxyType(
-    {function.__name__: function for function in (shapes_cpu, shapes_cpu_full, shapes_smoke, plane, *PUBLISHED)}
+    {function.__name__: function for function in (shapes_cpu, shapes_cpu_full, shapes_smoke, words_cpu, plane, *PUBLISHED)}
 )
 
 

@@ -25,12 +25,13 @@ class WordsPlan:
     """How long each part trains; the defaults made the committed weights."""
 
     seed: int = 0
-    decoder_steps: int = 1500
+    decoder_steps: int = 500
     """Of the decoder alone: latents stay those of the codec of `shapes`."""
     batch: int = 16
     phases: tuple[Phase, ...] = (
-        Phase(steps=3_000, rate=1e-3, mix=MIX, corpus=30_000),
-        Phase(steps=3_000, rate=1e-3, mix=MIX, corpus=30_000),
+        Phase(steps=800, rate=1e-3, mix=MIX, corpus=16_000),
+        Phase(steps=400, rate=8e-4, mix=MIX, corpus=16_000),
+        Phase(steps=400, rate=8e-4, mix=MIX, corpus=16_000),
     )
     """Of the teacher, one after the other; the folder is written after each."""
 
