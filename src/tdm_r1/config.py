@@ -78,6 +78,8 @@ class ModelConfig(Section):
     """With bfloat16 a float32 base computes matrix products so, and norms and sums in float32 (torch.autocast)."""
     checkpointing: bool = False
     """Keep the inputs of each block only, and run it again in the backward pass: less memory, a third more work."""
+    compile: bool = False
+    """Compile each kind of block of the network for each shape it sees (torch.compile); part of the last bits."""
     decode_batch: Positive = 64
     """Images per decoder call; a fixed partition, so part of the last bits."""
     adapter: AdapterConfig = AdapterConfig()
@@ -89,8 +91,8 @@ class ModelConfig(Section):
     def _plane_is_merged(self) -> ModelConfig:
         if self.backbone == "plane" and self.adapter.application == "factored":
             raise ValueError("adapter.application is `factored`, but the plane has no modules to adapt")
-        if self.backbone == "plane" and (self.checkpointing or self.autocast != "none"):
-            raise ValueError("checkpointing and autocast are of networks with blocks, and the plane has none")
+        if self.backbone == "plane" and (self.checkpointing or self.compile or self.autocast != "none"):
+            raise ValueError("checkpointing, compile and autocast are of networks with blocks, and the plane has none")
         if self.autocast != "none" and self.dtype != "float32":
             raise ValueError(f"autocast is for a base held in float32, and dtype is `{self.dtype}`")
         return self
