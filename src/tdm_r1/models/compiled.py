@@ -21,6 +21,8 @@ from tdm_r1.errors import ConfigError
 from tdm_r1.models.factored import Factors, Share
 from tdm_r1.models.skeletons import Layers, Part, bare, likeness, weights_of, with_factors
 
+BACKEND: Final[Mapping[str, Any]] = {"backend": "inductor", "options": {"deterministic": True}}
+"""Nothing is timed to choose a kernel: else two processes could choose differently."""
 VARIANTS: Final = 4096
 """Shapes and modes of one function before the compiler gives up; its own number is 8."""
 
@@ -148,9 +150,9 @@ def _compiled(skeleton: torch.nn.Module) -> Callable[..., Any]:
         run,
         fullgraph=True,
         dynamic=False,
-        options={"deterministic": True},
         recompile_limit=VARIANTS,
         isolate_recompiles=True,
+        **BACKEND,
     )
 
 
