@@ -73,7 +73,7 @@ class PipelineBackbone(ABC):
 
     @classmethod
     def around(cls, network: Any, config: ModelConfig, device: str) -> Self:
-        """A backbone of a network that is there, without a folder: it has a velocity, not compiled, and nothing else."""
+        """A backbone of a network without a folder: it has a velocity, which is not compiled, and nothing else."""
         found = cls.__new__(cls)
         found._config, found._device, found._dtype = config, torch.device(device), getattr(torch, config.dtype)
         found._hold(network)

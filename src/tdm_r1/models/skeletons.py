@@ -73,7 +73,8 @@ def with_factors(skeleton: torch.nn.Module, layers: Layers) -> torch.nn.Module:
     for name, parts in layers:
         layer = found.get_submodule(name)
         if type(layer) is not torch.nn.Linear:
-            raise TypeError(f"`{name}` is a {type(layer).__name__}, expected a Linear: factors cannot be added beside it")
+            kind = type(layer).__name__
+            raise TypeError(f"`{name}` is a {kind}, expected a Linear: factors cannot be added beside it")
         found.set_submodule(name, Beside(layer, parts))
     return found
 
@@ -85,17 +86,18 @@ def likeness(value: Any) -> Hashable:
     """
     if isinstance(value, torch.nn.Parameter):
         return tuple(value.shape), value.dtype
-    if isinstance(value, Mapping):
-        return type(value), tuple((key, likeness(one)) for key, one in value.items() if key not in PLACE)
-    if isinstance(value, (tuple, list)):
-        return type(value), tuple(likeness(one) for one in value)
-    if isinstance(value, (set, frozenset)):
-        return type(value), frozenset(likeness(one) for one in value)
     if value is None or isinstance(value, (bool, int, float, str, type, torch.dtype, torch.device)):
         return type(value), value
-    if isinstance(value, torch.nn.Module) or type(value).__module__.startswith("diffusers."):
-        return type(value), likeness(vars(value))
-    return id(value)
+    parts: Hashable = id(value)
+    if isinstance(value, Mapping):
+        parts = tuple((key, likeness(one)) for key, one in value.items() if key not in PLACE)
+    elif isinstance(value, (tuple, list)):
+        parts = tuple(likeness(one) for one in value)
+    elif isinstance(value, (set, frozenset)):
+        parts = frozenset(likeness(one) for one in value)
+    elif isinstance(value, torch.nn.Module) or type(value).__module__.startswith("diffusers."):
+        parts = likeness(vars(value))
+    return type(value), parts
 
 
 def weights_of(block: torch.nn.Module) -> dict[str, Tensor]:
