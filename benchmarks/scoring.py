@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 
+import cv2
 import numpy as np
 
 from tdm_r1.artifacts.records import Rewards
@@ -101,11 +102,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=1)
     workers = parser.parse_args().workers
+    cv2.setNumThreads(1)  # as in a process of the pool
     print(f"{'scorer, pictures':26} {'ms/image':>8} {'images/s':>9} {'wall':>9} {'parent':>9}   {workers} process(es)")
-    for milliseconds, count, side in ((2, 200, 64), (10, 60, 64), (10, 60, 512), (50, 20, 512)):
+    for milliseconds, count, side in ((2, 1000, 64), (10, 300, 64), (10, 300, 512), (50, 60, 512)):
         label = f"spin {milliseconds} ms, {side} px"
         overhead(label, "benchmarks.scoring:Spin", {"milliseconds": milliseconds}, pictures(count, side), workers)
-    overhead("shapes, 64 px", "shapes", {}, drawn(200), workers)
+    overhead("shapes, 64 px", "shapes", {}, drawn(1000), workers)
     print(f"re-weighting 1,000 samples of 2 scorers: {reweight(1000):.3f} s")
 
 

@@ -44,10 +44,11 @@ def pipeline(shared: Path) -> Path:
 
     def build(folder: Path) -> None:
         from tdm_r1.pretrain.autoencoder import new_autoencoder, standardise
+        from tdm_r1.pretrain.scenes import SHAPES
         from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
 
-        teacher = new_teacher(folder, seed=0)
-        save_pipeline(teacher, standardise(new_autoencoder().eval(), seed=0, count=12), folder)
+        teacher = new_teacher(SHAPES, folder, seed=0)
+        save_pipeline(teacher, standardise(SHAPES, new_autoencoder().eval(), seed=0, count=12), folder)
 
     return once(shared / "pipeline", build)
 

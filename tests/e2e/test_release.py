@@ -28,6 +28,7 @@ from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.sampler import trajectory
 from tdm_r1.models.sources import ASSETS, open_source
 from tdm_r1.pretrain.autoencoder import new_autoencoder, standardise
+from tdm_r1.pretrain.scenes import SHAPES
 from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
 from tdm_r1.rng import Keys
 from tdm_r1.runtime.archive import newest_generator
@@ -81,8 +82,8 @@ assert not [name for name in sys.modules if name.startswith("tdm_r1")], "the sam
 def random_pipeline(folder: Path) -> Path:
     """A stock pipeline folder with random weights."""
     with tempfile.TemporaryDirectory() as scratch:
-        vae = standardise(new_autoencoder().eval(), seed=0, count=32)
-        save_pipeline(new_teacher(Path(scratch), seed=0), vae, folder)
+        vae = standardise(SHAPES, new_autoencoder().eval(), seed=0, count=32)
+        save_pipeline(new_teacher(SHAPES, Path(scratch), seed=0), vae, folder)
     return folder
 
 

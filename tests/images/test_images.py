@@ -181,7 +181,9 @@ def test_a_lock_with_another_hash_is_refused(tmp_path: Path, images: dict[str, I
         if (digest := hashlib.sha256(wheel.read_bytes()).hexdigest()) in text:
             shutil.copy(wheel, copy / "images/wheelhouse")
             if wheel.name.startswith("hatchling-"):
-                lock.write_text(text.replace(digest, digest[:-1] + format(int(digest[-1], 16) ^ 1, "x")), encoding="utf-8")
+                lock.write_text(
+                    text.replace(digest, digest[:-1] + format(int(digest[-1], 16) ^ 1, "x")), encoding="utf-8"
+                )
     assert lock.read_text(encoding="utf-8") != text
     words = ["build", "--isolation=chroot", "--pull=never", "--network=host", "--file", "images/scorers/Containerfile"]
     base = podman("image", "inspect", "--format", "{{.Id}}", "localhost/python-stand-in:3.11-bookworm")

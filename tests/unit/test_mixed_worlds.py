@@ -139,7 +139,7 @@ def test_a_mix_holds_the_prompts_of_its_worlds_with_their_names(mixed: list[Worl
 @pytest.mark.parametrize(
     ("overrides", "claim"),
     [
-        ({"world": "shapes+words"}, "there is no world `words`"),
+        ({"world": "shapes+faces"}, "there is no world `faces`"),
         ({"world": "ocr+ocr"}, "twice"),
         ({"world": "shapes+ocr", "reward.scorers": {"shapes": {"worlds": ["shapes"]}}}, "asked about prompts of `ocr`"),
         ({"world": "shapes+ocr", "reward.scorers": {**SCORERS, "ocr": {"worlds": ["ocr"], "weight": 0}}}, "of `ocr`"),

@@ -22,6 +22,7 @@ from tdm_r1.rewards.cache import VARIABLE, key_of
 from tdm_r1.rewards.judges import Judges
 from tdm_r1.rewards.process import cores
 from tdm_r1.rewards.protocol import Score, ScorerInfo
+from tdm_r1.rewards.shelf import Shelf
 from tdm_r1.worlds.shapes.grammar import split
 from tdm_r1.worlds.shapes.render import render
 
@@ -90,6 +91,33 @@ def test_a_suspect_is_dealt_without_others() -> None:
     assert take(queue, 1, 0.0).rows == [0, 1]
     queue.insert(2, Batch([99], suspect=True))
     assert take(queue, 1, 0.0).rows == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("room", [0, 200, 2**20])
+def test_pictures_of_every_kind_come_off_the_shelf_as_they_were_put(room: int) -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    odd: list[Any] = [picture.astype(np.float32), np.zeros((0, 8, 3), np.uint8), b"bytes", None, "text"]
+    put = [picture, picture[::-1, ::2], picture[..., :1], np.asfortranarray(picture), *odd]
+    there = Shelf.new(room)
+    assert there is not None
+    for _ in range(2):  # the second time over the first
+        taken = there.take(there.put([Question(one, f"p{row}", {"row": row}) for row, one in enumerate(put)]))
+        assert [(q.prompt, q.metadata) for q in taken] == [(f"p{row}", {"row": row}) for row in range(len(put))]
+        for mine, theirs in zip(put, taken, strict=True):
+            assert type(theirs.picture) is type(mine)
+            assert np.array_equal(mine, theirs.picture) if isinstance(mine, np.ndarray) else mine == theirs.picture
+        put.reverse()
+    there.close()
+
+
+def test_a_kept_picture_does_not_change_when_the_next_one_comes() -> None:
+    there = Shelf.new()
+    assert there is not None
+    (first,) = there.take(there.put([Question(level(1), "", {})]))
+    there.take(there.put([Question(level(2), "", {})]))
+    assert np.array_equal(first.picture, level(1))
+    there.close()
 
 
 def test_a_row_that_hangs_is_killed_at_its_time_limit(opened: list[Judges]) -> None:

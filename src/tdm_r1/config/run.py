@@ -12,7 +12,7 @@ from tdm_r1.config.reward import RewardConfig
 from tdm_r1.config.training import DistillConfig, GeneratorConfig, SurrogateConfig
 from tdm_r1.config.work import DistributedConfig, EvaluationConfig, RolloutConfig
 
-WORLDS: Final = ("shapes", "plane", "geneval", "ocr")
+WORLDS: Final = ("shapes", "plane", "geneval", "ocr", "words")
 
 
 MOST_ITERATIONS: Final = 99_999

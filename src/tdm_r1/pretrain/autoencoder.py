@@ -1,10 +1,10 @@
-"""Train the autoencoder of the world `shapes`: 64×64 RGB to 8×8 latents of 8 channels."""
+"""Train the autoencoder of an embedded world: 64×64 RGB to 8×8 latents of 8 channels."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tdm_r1.worlds.shapes.grammar import TAGS, Prompt, split
-from tdm_r1.worlds.shapes.render import render
+from tdm_r1.pretrain.scenes import Scenes
 
 LATENT_CHANNELS: Final = 8
 KL_WEIGHT: Final = 1e-6
@@ -52,16 +51,6 @@ def figure_weight(pixels: Tensor) -> Tensor:
     return 1.0 + 4.0 * ((pixels - ground).abs().amax(1, keepdim=True) > 0.15).float()
 
 
-def training_pairs(seed: int) -> Iterator[tuple[Prompt, np.ndarray[Any, np.dtype[np.uint8]]]]:
-    """Endless (prompt, image) of the training split, tags in turn."""
-    rng = np.random.default_rng(seed)
-    training, _ = split()
-    while True:
-        for tag in TAGS:
-            prompt = training[tag][rng.integers(len(training[tag]))]
-            yield prompt, render(prompt, rng)
-
-
 def _reconstruction(pixels: Tensor, decoded: Tensor) -> Tensor:
     """[] L1 + L2, figures weighted."""
     error, weight = decoded - pixels, figure_weight(pixels)
@@ -73,12 +62,14 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _fit(parameters: list[torch.nn.Parameter], loss: Callable[[Tensor], Tensor], part: _Part, log: Log) -> None:
+def _fit(
+    parameters: list[torch.nn.Parameter], loss: Callable[[Tensor], Tensor], part: _Part, scenes: Scenes, log: Log
+) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=part.peak, betas=(0.9, 0.99), weight_decay=1e-4)
-    pairs, start = training_pairs(part.seed), time.monotonic()
+    pictures, start = scenes.pictures(part.seed), time.monotonic()
     for step in range(part.steps):
         optimizer.param_groups[0]["lr"] = part.peak * _rate(step, part.steps) + 1e-6
-        value = loss(to_pixels(np.stack([next(pairs)[1] for _ in range(part.batch)])))
+        value = loss(to_pixels(np.stack([next(pictures) for _ in range(part.batch)])))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -98,7 +89,7 @@ class _Part:
     peak: float
 
 
-def train_autoencoder(*, steps: int, batch: int, seed: int, log: Log) -> Any:
+def train_autoencoder(scenes: Scenes, *, steps: int, batch: int, seed: int, log: Log) -> Any:
     """Train by L1 + L2 reconstruction and a weak KL term; cosine learning rate.
 
     Returns:
@@ -112,11 +103,11 @@ def train_autoencoder(*, steps: int, batch: int, seed: int, log: Log) -> Any:
         kl: Tensor = posterior.kl().mean()
         return _reconstruction(pixels, vae.decode(posterior.sample()).sample) + KL_WEIGHT * kl
 
-    _fit(list(vae.parameters()), loss, _Part("autoencoder", steps, batch, seed, 2e-3), log)
-    return standardise(vae.to(memory_format=torch.contiguous_format).eval(), seed=seed + 1)
+    _fit(list(vae.parameters()), loss, _Part("autoencoder", steps, batch, seed, 2e-3), scenes, log)
+    return standardise(scenes, vae.to(memory_format=torch.contiguous_format).eval(), seed=seed + 1)
 
 
-def polish_decoder(vae: Any, *, steps: int, batch: int, seed: int, log: Log) -> None:
+def polish_decoder(scenes: Scenes, vae: Any, *, steps: int, batch: int, seed: int, log: Log) -> None:
     """Train the decoder alone, in place: sharper corners, while every latent stays what it was."""
     vae.to(memory_format=torch.channels_last)
     decoder = list(vae.decoder.parameters())
@@ -126,15 +117,15 @@ def polish_decoder(vae: Any, *, steps: int, batch: int, seed: int, log: Log) -> 
             latents = vae.encode(pixels).latent_dist.mean
         return _reconstruction(pixels, vae.decode(latents).sample)
 
-    _fit(decoder, loss, _Part("decoder", steps, batch, seed, 1e-3), log)
+    _fit(decoder, loss, _Part("decoder", steps, batch, seed, 1e-3), scenes, log)
     vae.to(memory_format=torch.contiguous_format)
 
 
 @torch.no_grad()
-def standardise(vae: Any, *, seed: int, count: int = 512) -> Any:
+def standardise(scenes: Scenes, vae: Any, *, seed: int, count: int = 512) -> Any:
     """Record the latents' mean and deviation in the autoencoder's own configuration."""
-    pairs = training_pairs(seed)
-    pixels = to_pixels(np.stack([next(pairs)[1] for _ in range(count)]))
+    pictures = scenes.pictures(seed)
+    pixels = to_pixels(np.stack([next(pictures) for _ in range(count)]))
     latents = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in pixels.split(64)])
     vae.register_to_config(shift_factor=float(latents.mean()), scaling_factor=float(1 / latents.std()))
     return vae

@@ -9,7 +9,7 @@ import torch
 
 from tdm_r1.errors import ConfigError
 
-WORLDS = ("shapes", "plane")
+WORLDS = ("shapes", "plane", "words")
 
 
 def pretrain_world(world: str, out: Path, *, seed: int, steps: int | None, log: Callable[[str], None]) -> None:
@@ -27,6 +27,12 @@ def pretrain_world(world: str, out: Path, *, seed: int, steps: int | None, log: 
         torch.set_num_threads(2)
         plan = PretrainPlan(seed=seed)
         pretrain_shapes(out, plan if steps is None else plan.shortened(steps), log)
+    elif world == "words":
+        from tdm_r1.pretrain.words import WordsPlan, pretrain_words
+
+        torch.set_num_threads(1)
+        words = WordsPlan(seed=seed)
+        pretrain_words(out, words if steps is None else words.shortened(steps), log)
     elif world == "plane":
         from tdm_r1.pretrain.plane import PlanePlan, pretrain_plane
 

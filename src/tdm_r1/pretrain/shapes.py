@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from tdm_r1.pretrain.autoencoder import Log, polish_decoder, train_autoencoder
+from tdm_r1.pretrain.scenes import SHAPES, Scenes
 from tdm_r1.pretrain.teacher import Teacher, new_corpus, new_teacher, save_pipeline, train_teacher
-from tdm_r1.worlds.shapes.grammar import TAGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,9 @@ class Phase:
     batch: int = 64
 
 
-HARD_FIRST = MappingProxyType(dict(zip(TAGS, (1, 2, 2, 1, 3, 3), strict=True)))
+HARD_FIRST = MappingProxyType(dict(zip(SHAPES.tags, (1, 2, 2, 1, 3, 3), strict=True)))
 """Single objects and their colours are learned from the other tags, too; only their size words are not."""
-EVEN = MappingProxyType(dict(zip(TAGS, (2, 2, 2, 2, 3, 3), strict=True)))
+EVEN = MappingProxyType(dict(zip(SHAPES.tags, (2, 2, 2, 2, 3, 3), strict=True)))
 """Gives the size words their share."""
 
 
@@ -68,21 +68,21 @@ def pretrain_shapes(folder: Path, plan: PretrainPlan, log: Log) -> None:
     """Train both parts and write the pipeline folder."""
     vae = _autoencoder(plan, log)
     with tempfile.TemporaryDirectory() as scratch:
-        teacher = new_teacher(Path(scratch), seed=plan.seed)
+        teacher = new_teacher(SHAPES, Path(scratch), seed=plan.seed)
         for number, phase in enumerate(plan.phases):
-            train_phase(teacher, vae, phase, seed=plan.seed + number, log=log)
+            train_phase(SHAPES, teacher, vae, phase, seed=plan.seed + number, log=log)
         save_pipeline(teacher, vae, folder)
 
 
-def train_phase(teacher: Teacher, vae: Any, phase: Phase, *, seed: int, log: Log) -> None:
+def train_phase(scenes: Scenes, teacher: Teacher, vae: Any, phase: Phase, *, seed: int, log: Log) -> None:
     """Draw the phase's corpus and train on it, in place."""
-    corpus = new_corpus(vae, teacher.tokenizer, mix=phase.mix, count=phase.corpus, seed=seed + 1, log=log)
+    corpus = new_corpus(scenes, vae, teacher.tokenizer, mix=phase.mix, count=phase.corpus, seed=seed + 1, log=log)
     train_teacher(teacher, corpus, steps=phase.steps, batch=phase.batch, peak=phase.rate, seed=seed, log=log)
 
 
 def _autoencoder(plan: PretrainPlan, log: Log) -> Any:
     batch = plan.autoencoder_batch
-    vae = train_autoencoder(steps=plan.autoencoder_steps, batch=batch, seed=plan.seed, log=log)
+    vae = train_autoencoder(SHAPES, steps=plan.autoencoder_steps, batch=batch, seed=plan.seed, log=log)
     torch.set_num_threads(1)  # from here on as the committed weights were made; their last bits depend on it
-    polish_decoder(vae, steps=plan.decoder_steps, batch=batch, seed=plan.seed + 2, log=log)
+    polish_decoder(SHAPES, vae, steps=plan.decoder_steps, batch=batch, seed=plan.seed + 2, log=log)
     return vae

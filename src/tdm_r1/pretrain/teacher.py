@@ -1,4 +1,4 @@
-"""Pretrain the teacher of the world `shapes`: a small SD3 transformer and its text encoders, from scratch."""
+"""Pretrain the teacher of an embedded world: a small SD3 transformer and its text encoders, from scratch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from tdm_r1.pretrain.autoencoder import LATENT_CHANNELS, Log, to_pixels
+from tdm_r1.pretrain.scenes import Scenes
 from tdm_r1.pretrain.text import MAX_TOKENS, WIDTHS, new_text_encoders, new_tokenizer
-from tdm_r1.worlds.shapes.grammar import split
-from tdm_r1.worlds.shapes.render import render
 
 SHIFT: Final = 3.0
 CAPTION_DROPOUT: Final = 0.1
@@ -34,21 +33,21 @@ class Corpus:
 
 
 @torch.no_grad()
-def new_corpus(vae: Any, tokenizer: Any, *, mix: Mapping[str, int], count: int, seed: int, log: Log) -> Corpus:
+def new_corpus(
+    scenes: Scenes, vae: Any, tokenizer: Any, *, mix: Mapping[str, int], count: int, seed: int, log: Log
+) -> Corpus:
     """Render, caption and encode `count` pictures of the training split.
 
     Args:
         mix: relative number of pictures by tag.
     """
     rng = np.random.default_rng(seed)
-    training, _ = split()
     tags = [tag for tag, share in mix.items() for _ in range(share)]
     latents, texts, pictures = [], [], []
     for index in range(count):
-        rows = training[tags[index % len(tags)]]
-        prompt = rows[rng.integers(len(rows))]
-        texts.append(prompt.text)
-        pictures.append(render(prompt, rng))
+        text, picture = scenes.draw(tags[index % len(tags)], rng)
+        texts.append(text)
+        pictures.append(picture)
         if len(pictures) == 64 or index == count - 1:
             mean = vae.encode(to_pixels(np.stack(pictures))).latent_dist.mean
             latents.append((mean - vae.config.shift_factor) * vae.config.scaling_factor)
@@ -121,9 +120,9 @@ class Teacher:
         return error
 
 
-def new_teacher(folder: Path, *, seed: int) -> Teacher:
+def new_teacher(scenes: Scenes, folder: Path, *, seed: int) -> Teacher:
     """Untrained modules; the tokenizer's files are written below `folder`."""
-    tokenizer = new_tokenizer(folder / "tokenizer")
+    tokenizer = new_tokenizer(scenes, folder / "tokenizer")
     torch.manual_seed(seed)
     encoders = torch.nn.ModuleList(new_text_encoders(len(tokenizer)))
     return Teacher(transformer=new_transformer(), encoders=encoders, tokenizer=tokenizer)

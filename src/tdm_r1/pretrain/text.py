@@ -1,11 +1,11 @@
-"""Tokenizer and CLIP text encoders of the world `shapes`: one token per word, eleven tokens per prompt."""
+"""Tokenizer and CLIP text encoders of an embedded world: one token per word, eleven tokens per prompt."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Final
 
-from tdm_r1.worlds.shapes.grammar import split, vocabulary
+from tdm_r1.pretrain.scenes import Scenes
 
 MAX_TOKENS: Final = 11
 SPECIAL: Final = ("<|startoftext|>", "<|endoftext|>")
@@ -15,8 +15,8 @@ WIDTHS: Final = (64, 32)
 """Hidden and projection width of the two encoders; their sum is the transformer's joint width."""
 
 
-def new_tokenizer(folder: Path) -> Any:
-    """A `transformers.CLIPTokenizer` whose byte pairs spell exactly the world's vocabulary."""
+def new_tokenizer(scenes: Scenes, folder: Path) -> Any:
+    """A `transformers.CLIPTokenizer` whose byte pairs spell exactly a world's vocabulary, and its characters singly."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
@@ -27,19 +27,24 @@ def new_tokenizer(folder: Path) -> Any:
         vocab_size=512,
         # The trainer numbers a word's last letters in the order of a hash table and decides ties by number: named here,
         # they have the same numbers every time.
-        special_tokens=[*SPECIAL, *sorted({word[-1] + END_OF_WORD for word in vocabulary()})],
+        special_tokens=[*SPECIAL, *sorted(_ends(scenes)), *sorted(scenes.characters)],
         end_of_word_suffix=END_OF_WORD,
         show_progress=False,
     )
-    bpe.train_from_iterator(sorted(vocabulary()) * 4, trainer)
+    bpe.train_from_iterator(sorted(scenes.vocabulary) * 4, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     bpe.model.save(str(folder))
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
-    for word in vocabulary():
+    for word in scenes.vocabulary:
         count = len(tokenizer(word)["input_ids"])
         if count != 3:
             raise ValueError(f"the tokenizer spells {word!r} in {count - 2} tokens, expected one")
     return tokenizer
+
+
+def _ends(scenes: Scenes) -> set[str]:
+    """Tokens of last letters, and of characters that end what is spelt."""
+    return {letter + END_OF_WORD for letter in {word[-1] for word in scenes.vocabulary} | set(scenes.characters)}
 
 
 def new_text_encoders(vocabulary_size: int) -> tuple[Any, Any]:
@@ -63,8 +68,3 @@ def new_text_encoders(vocabulary_size: int) -> tuple[Any, Any]:
         )
 
     return build(WIDTHS[0]), build(WIDTHS[1])
-
-
-def longest_prompt() -> int:
-    """Words in the longest sentence of the world."""
-    return max(len(p.text.split()) for part in split() for rows in part.values() for p in rows)

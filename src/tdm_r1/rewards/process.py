@@ -16,6 +16,7 @@ from typing import Final
 
 from tdm_r1.rewards.ask import Question
 from tdm_r1.rewards.batches import Batch
+from tdm_r1.rewards.shelf import Shelf
 from tdm_r1.rewards.worker import Order, Ready, Refused, Scored
 
 START_LIMIT: Final = 900.0
@@ -42,11 +43,13 @@ class WorkerProcess:
         self.connection, theirs = Pipe()
         path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         threads = {name: str(order.threads) for name in THREADS}
+        self._shelf = Shelf.new()
+        files = [theirs.fileno(), *([self._shelf.file] if self._shelf else [])]
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", START, str(theirs.fileno())],
+                [sys.executable, "-c", START, *map(str, files)],
                 env={**os.environ, **threads, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path},
-                pass_fds=[theirs.fileno()],
+                pass_fds=files,
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a library prints must not mix with what a command prints
                 start_new_session=True,
@@ -69,7 +72,7 @@ class WorkerProcess:
         """Hand out a batch; its answer must come within `limit` seconds."""
         self.batch, self.limit, self.deadline = batch, limit, time.monotonic() + limit
         with contextlib.suppress(OSError):
-            self.connection.send(questions)
+            self.connection.send(self._shelf.put(questions) if self._shelf else questions)
 
     def answer(self) -> Ready | Refused | Scored | None:
         """What it sent; None when it is dead, or its time is over."""
@@ -83,16 +86,21 @@ class WorkerProcess:
         late = self.process.poll() is None and time.monotonic() >= self.deadline
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.connection.close()
+        self._hang_up()
         code = self.process.wait()
         return f"no answer within {self.limit:g} s" if late else f"exit code {code}"
 
     def close(self) -> None:
         """Let an idle one go by itself; kill one that is busy or does not go."""
-        self.connection.close()
+        self._hang_up()
         if self.idle:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(5)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+    def _hang_up(self) -> None:
+        self.connection.close()
+        if self._shelf:
+            self._shelf.close()

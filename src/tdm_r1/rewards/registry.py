@@ -19,6 +19,7 @@ SHIPPED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "shapes": "tdm_r1.rewards.shapes:ShapesScorer",
         "plane": "tdm_r1.rewards.plane:PlaneScorer",
+        "words": "tdm_r1.rewards.words:WordsScorer",
         "geneval": "tdm_r1.rewards.geneval:GenEvalScorer",
         "ocr": "tdm_r1.rewards.ocr:OcrScorer",
         "clipscore": "tdm_r1.rewards.clip_scorers:ClipScore",

@@ -1,6 +1,6 @@
 """A scoring process: it opens one scorer, loads it once, tests it, and answers batches until its parent hangs up.
 
-Started by `tdm_r1.rewards.process`; the first argument is the number of its end of a pipe.
+Started by `tdm_r1.rewards.process`; its arguments are the numbers of its end of a pipe and of the shelf with pictures.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tdm_r1.errors import TdmR1Error
 from tdm_r1.rewards.ask import Question, ask, make_ready
 from tdm_r1.rewards.protocol import Score, reason_of
 from tdm_r1.rewards.registry import open_scorer
+from tdm_r1.rewards.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _one_thread(count: int) -> None:
         torch.set_num_threads(count)
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, shelf: Shelf | None) -> None:
     """Answer until the parent closes its end."""
     order: Order = connection.recv()
     try:
@@ -87,6 +88,8 @@ def serve(connection: Connection) -> None:
     size = scorer.info.batch
     while True:
         questions: list[Question] = connection.recv()
+        if shelf is not None:
+            questions = shelf.take(questions)
         started = time.monotonic()
         parts = [ask(scorer, questions[start : start + size]) for start in range(0, len(questions), size)]
         scores = [score for part in parts for score in part]
@@ -95,6 +98,6 @@ def serve(connection: Connection) -> None:
 
 def main() -> None:
     try:
-        serve(Connection(int(sys.argv[1])))
+        serve(Connection(int(sys.argv[1])), Shelf(int(sys.argv[2])) if len(sys.argv) > 2 else None)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent hung up

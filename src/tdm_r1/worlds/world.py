@@ -55,4 +55,8 @@ def open_world(name: str) -> World:
         from tdm_r1.worlds.ocr_prompts import OcrWorld
 
         return OcrWorld()
+    if name == "words":
+        from tdm_r1.worlds.words import WordsWorld
+
+        return WordsWorld()
     return ShapesWorld()
