@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any, Final
 
 import torch
@@ -146,14 +147,11 @@ def _compiled(skeleton: torch.nn.Module) -> Callable[..., Any]:
     def run(weights: dict[str, Tensor], *args: Any, **options: Any) -> Any:
         return functional_call(skeleton, weights, args, options, strict=True)
 
-    return torch.compile(
-        run,
-        fullgraph=True,
-        dynamic=False,
-        recompile_limit=VARIANTS,
-        isolate_recompiles=True,
-        **BACKEND,
+    compile_once: Any = torch.compile  # its declared overloads lack the last two
+    found: Callable[..., Any] = compile_once(
+        run, fullgraph=True, dynamic=False, **BACKEND, recompile_limit=VARIANTS, isolate_recompiles=True
     )
+    return found
 
 
 def require_compiler(device: str) -> None:
@@ -161,6 +159,11 @@ def require_compiler(device: str) -> None:
     Raises:
         ConfigError: when nothing on this machine can compile for this device.
     """
+    if "isolate_recompiles" not in signature(torch.compile).parameters:
+        raise ConfigError(
+            f"model.compile is true, but torch {torch.__version__} cannot keep one block's code from another's",
+            hint="pip install 'torch>=2.13'; or begin a run with model.compile=false",
+        )
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
     from torch.utils._triton import has_triton

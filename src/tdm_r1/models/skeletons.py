@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ PLACE: Final = frozenset({"layer_id"})
 """Attributes that tell where among its like a block stands, and that it does not compute with."""
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """Consecutive rows of a batch, at one layer."""
 
     count: int
