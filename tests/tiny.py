@@ -114,7 +114,7 @@ def tiny_sd3(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def tiny_z_image(folder: Path, *, seed: int = 0) -> Path:
+def tiny_z_image(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
     from diffusers import ZImagePipeline, ZImageTransformer2DModel
     from transformers import Qwen3Config, Qwen3Model
 
@@ -122,7 +122,7 @@ def tiny_z_image(folder: Path, *, seed: int = 0) -> Path:
     transformer = ZImageTransformer2DModel(
         in_channels=4,
         dim=32,
-        n_layers=2,
+        n_layers=layers,
         n_refiner_layers=1,
         n_heads=2,
         n_kv_heads=2,

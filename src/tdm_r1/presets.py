@@ -253,4 +253,4 @@ def _validated(section: type[AnySection], tree: Mapping[str, Any], *, hint: str)
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the configuration"
         given = "does not fit together" if isinstance(first["input"], dict) else f"is {first['input']!r}"
-        raise ConfigError(f"`{place}` {given}: {first['msg']}", hint=f"{hint} in src/tdm_r1/config.py") from error
+        raise ConfigError(f"`{place}` {given}: {first['msg']}", hint=f"{hint} in src/tdm_r1/config/") from error

@@ -36,7 +36,7 @@ def attributes_read() -> frozenset[str]:
     trees = [
         ast.parse(path.read_text(encoding="utf-8"))
         for path in PACKAGE.rglob("*.py")
-        if path.name not in {"config.py", "presets.py"}
+        if path.name != "presets.py" and path.parent != PACKAGE / "config"
     ]
     loads = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     return frozenset(node.attr for node in loads if isinstance(node.ctx, ast.Load))

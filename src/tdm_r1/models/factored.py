@@ -53,18 +53,21 @@ def shares_of(weights: Mapping[str, Tensor], count: int) -> tuple[Share, ...] | 
 
 
 @contextmanager
-def applied(network: torch.nn.Module, shares: Sequence[Share], prefix: str = "") -> Iterator[None]:
+def applied(
+    network: torch.nn.Module, shares: Sequence[Share], prefix: str = "", without: tuple[str, ...] = ()
+) -> Iterator[None]:
     """Inside, every adapted layer adds its roles' products, row by row.
 
     A forward pass that autograd would repeat later must be repeated inside as well (`models/recompute.py`).
 
     Args:
         prefix: name of `network` in the base, with a dot, when it is a part of it.
+        without: how the names of layers begin that take care of themselves.
     """
     names = {key.removesuffix(".lora_A") for s in shares for key in s.role or () if key.endswith(".lora_A")}
     handles = []
     try:
-        for name in sorted(name for name in names if name.startswith(prefix)):
+        for name in sorted(name for name in names if name.startswith(prefix) and not name.startswith(without)):
             layer = network.get_submodule(name.removeprefix(prefix))
             handles.append(layer.register_forward_hook(_Beside(name, shares)))
         yield

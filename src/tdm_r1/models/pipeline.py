@@ -17,6 +17,7 @@ from torch.func import functional_call
 from tdm_r1.config import ModelConfig
 from tdm_r1.errors import ConfigError
 from tdm_r1.models.backbone import Condition, Weights
+from tdm_r1.models.compiled import CompiledBlocks
 from tdm_r1.models.factored import applied, shares_of
 from tdm_r1.models.quiet import quiet_loading
 from tdm_r1.models.recompute import Recompute
@@ -68,20 +69,21 @@ class PipelineBackbone(ABC):
                 f"`{folder}` holds a {found}, but model.backbone is `{self._config.backbone}`, a {self.pipeline}",
                 hint="set model.backbone to the one of this pipeline, or model.source to a pipeline of this backbone",
             )
-        self._hold(self._part(self.transformer, "transformer"))
+        self._hold(self._part(self.transformer, "transformer"), compiled=self._config.compile)
 
     @classmethod
     def around(cls, network: Any, config: ModelConfig, device: str) -> Self:
-        """A backbone of a network that is there, without a folder: it has a velocity and nothing else."""
+        """A backbone of a network without a folder: it has a velocity, which is not compiled, and nothing else."""
         found = cls.__new__(cls)
         found._config, found._device, found._dtype = config, torch.device(device), getattr(torch, config.dtype)
         found._hold(network)
         return found
 
-    def _hold(self, transformer: Any) -> None:
+    def _hold(self, transformer: Any, *, compiled: bool = False) -> None:
         self._transformer: torch.nn.Module = transformer
         self._base = {name: parameter.detach() for name, parameter in transformer.named_parameters()}
-        self._recompute = Recompute(transformer) if self._config.checkpointing else None
+        self._compiled = CompiledBlocks(transformer) if compiled else None
+        self._recompute = Recompute(transformer, self._compiled) if self._config.checkpointing else None
 
     @property
     def _loading(self) -> dict[str, Any]:
@@ -183,10 +185,13 @@ class PipelineBackbone(ABC):
         """What the transformer returns first, with a role in place of the base's weights or beside them."""
         shares = shares_of(weights, count)
         given = {} if shares is not None else {name: self._cast(weight) for name, weight in weights.items()}
-        if self._recompute is not None:
-            self._recompute.role(given, shares)
+        for blocks in (self._recompute, self._compiled):
+            if blocks is not None:
+                blocks.role(given, shares)
+        within = self._compiled.prefixes if self._compiled is not None else ()
+        given = {name: weight for name, weight in given.items() if not name.startswith(within)}
         if shares is not None:
-            with applied(self._transformer, shares):
+            with applied(self._transformer, shares, without=within):
                 return self._transformer(**call)[0]
         return functional_call(self._transformer, given, (), call)[0] if given else self._transformer(**call)[0]
 
