@@ -45,7 +45,7 @@ def test_a_pretraining_killed_in_every_part_ends_in_the_bytes_of_one_that_was_no
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     told: list[str] = []
-    pretrain_shapes(tmp_path / "once", plan, [].append, every=3)
+    pretrain_shapes(tmp_path / "once", plan, told.append, every=3)
     for last in (
         "autoencoder step 4",
         "decoder kept at step 3",
