@@ -6,18 +6,18 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tdm_r1.pretrain.resume import Checkpoints, Trained
 from tdm_r1.pretrain.scenes import Scenes
 
 LATENT_CHANNELS: Final = 8
 KL_WEIGHT: Final = 1e-6
-
-Log = Callable[[str], None]
 
 
 def new_autoencoder() -> Any:
@@ -63,11 +63,15 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _fit(
-    parameters: list[torch.nn.Parameter], loss: Callable[[Tensor], Tensor], part: _Part, scenes: Scenes, log: Log
+    module: torch.nn.Module, loss: Callable[[Tensor], Tensor], part: _Part, scenes: Scenes, kept: Checkpoints
 ) -> None:
+    named = dict(module.named_parameters())
+    parameters = list(named.values())
     optimizer = torch.optim.AdamW(parameters, lr=part.peak, betas=(0.9, 0.99), weight_decay=1e-4)
-    pictures, start = scenes.pictures(part.seed), time.monotonic()
-    for step in range(part.steps):
+    trained = Trained(named, optimizer)
+    done, start = kept.resume(part.name, trained), time.monotonic()
+    pictures = islice(scenes.pictures(part.seed), done * part.batch, None)
+    for step in range(done, part.steps):
         optimizer.param_groups[0]["lr"] = part.peak * _rate(step, part.steps) + 1e-6
         value = loss(to_pixels(np.stack([next(pictures) for _ in range(part.batch)])))
         optimizer.zero_grad(set_to_none=True)
@@ -75,7 +79,10 @@ def _fit(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 50 == 0 or step == part.steps - 1:
-            log(f"{part.name} step {step} of {part.steps} loss {value.item():.4f} {time.monotonic() - start:.0f} s")
+            kept.log(
+                f"{part.name} step {step} of {part.steps} loss {value.item():.4f} {time.monotonic() - start:.0f} s"
+            )
+        kept.keep(part.name, step + 1, part.steps, trained)
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class _Part:
     peak: float
 
 
-def train_autoencoder(scenes: Scenes, *, steps: int, batch: int, seed: int, log: Log) -> Any:
+def train_autoencoder(scenes: Scenes, *, steps: int, batch: int, seed: int, kept: Checkpoints) -> Any:
     """Train by L1 + L2 reconstruction and a weak KL term; cosine learning rate.
 
     Returns:
@@ -103,21 +110,20 @@ def train_autoencoder(scenes: Scenes, *, steps: int, batch: int, seed: int, log:
         kl: Tensor = posterior.kl().mean()
         return _reconstruction(pixels, vae.decode(posterior.sample()).sample) + KL_WEIGHT * kl
 
-    _fit(list(vae.parameters()), loss, _Part("autoencoder", steps, batch, seed, 2e-3), scenes, log)
+    _fit(vae, loss, _Part("autoencoder", steps, batch, seed, 2e-3), scenes, kept)
     return standardise(scenes, vae.to(memory_format=torch.contiguous_format).eval(), seed=seed + 1)
 
 
-def polish_decoder(scenes: Scenes, vae: Any, *, steps: int, batch: int, seed: int, log: Log) -> None:
+def polish_decoder(scenes: Scenes, vae: Any, *, steps: int, batch: int, seed: int, kept: Checkpoints) -> None:
     """Train the decoder alone, in place: sharper corners, while every latent stays what it was."""
     vae.to(memory_format=torch.channels_last)
-    decoder = list(vae.decoder.parameters())
 
     def loss(pixels: Tensor) -> Tensor:
         with torch.no_grad():
             latents = vae.encode(pixels).latent_dist.mean
         return _reconstruction(pixels, vae.decode(latents).sample)
 
-    _fit(decoder, loss, _Part("decoder", steps, batch, seed, 1e-3), scenes, log)
+    _fit(vae.decoder, loss, _Part("decoder", steps, batch, seed, 1e-3), scenes, kept)
     vae.to(memory_format=torch.contiguous_format)
 
 

@@ -13,6 +13,7 @@ from tdm_r1.worlds.shapes import grammar
 from tdm_r1.worlds.shapes import render as figures
 
 Picture = NDArray[np.uint8]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from tdm_r1.pretrain.autoencoder import Log, polish_decoder, train_autoencoder
-from tdm_r1.pretrain.scenes import SHAPES, Scenes
+from tdm_r1.pretrain.autoencoder import polish_decoder, train_autoencoder
+from tdm_r1.pretrain.resume import Checkpoints, checkpoints_of
+from tdm_r1.pretrain.scenes import SHAPES, Log, Scenes
 from tdm_r1.pretrain.teacher import Teacher, new_corpus, new_teacher, save_pipeline, train_teacher
 
 
@@ -64,25 +65,36 @@ class PretrainPlan:
         )
 
 
-def pretrain_shapes(folder: Path, plan: PretrainPlan, log: Log) -> None:
-    """Train both parts and write the pipeline folder."""
-    vae = _autoencoder(plan, log)
+def pretrain_shapes(folder: Path, plan: PretrainPlan, log: Log, *, every: int = 250) -> None:
+    """Train both parts and write the pipeline folder; go on where a killed pretraining of the same plan stopped.
+
+    Args:
+        every: steps between two checkpoints.
+    """
+    kept = checkpoints_of(folder, plan, log, every)
+    vae = _autoencoder(plan, kept)
     with tempfile.TemporaryDirectory() as scratch:
         teacher = new_teacher(SHAPES, Path(scratch), seed=plan.seed)
         for number, phase in enumerate(plan.phases):
-            train_phase(SHAPES, teacher, vae, phase, seed=plan.seed + number, log=log)
+            train_phase(SHAPES, teacher, vae, phase, number=number, seed=plan.seed + number, kept=kept)
         save_pipeline(teacher, vae, folder)
+    kept.remove()
 
 
-def train_phase(scenes: Scenes, teacher: Teacher, vae: Any, phase: Phase, *, seed: int, log: Log) -> None:
+def train_phase(
+    scenes: Scenes, teacher: Teacher, vae: Any, phase: Phase, *, number: int, seed: int, kept: Checkpoints
+) -> None:
     """Draw the phase's corpus and train on it, in place."""
-    corpus = new_corpus(scenes, vae, teacher.tokenizer, mix=phase.mix, count=phase.corpus, seed=seed + 1, log=log)
-    train_teacher(teacher, corpus, steps=phase.steps, batch=phase.batch, peak=phase.rate, seed=seed, log=log)
+    part = f"teacher {number}"
+    corpus = new_corpus(scenes, vae, teacher.tokenizer, mix=phase.mix, count=phase.corpus, seed=seed + 1, log=kept.log)
+    train_teacher(
+        teacher, corpus, part=part, steps=phase.steps, batch=phase.batch, peak=phase.rate, seed=seed, kept=kept
+    )
 
 
-def _autoencoder(plan: PretrainPlan, log: Log) -> Any:
+def _autoencoder(plan: PretrainPlan, kept: Checkpoints) -> Any:
     batch = plan.autoencoder_batch
-    vae = train_autoencoder(SHAPES, steps=plan.autoencoder_steps, batch=batch, seed=plan.seed, log=log)
+    vae = train_autoencoder(SHAPES, steps=plan.autoencoder_steps, batch=batch, seed=plan.seed, kept=kept)
     torch.set_num_threads(1)  # from here on as the committed weights were made; their last bits depend on it
-    polish_decoder(SHAPES, vae, steps=plan.decoder_steps, batch=batch, seed=plan.seed + 2, log=log)
+    polish_decoder(SHAPES, vae, steps=plan.decoder_steps, batch=batch, seed=plan.seed + 2, kept=kept)
     return vae

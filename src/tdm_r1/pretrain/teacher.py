@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tdm_r1.pretrain.autoencoder import LATENT_CHANNELS, Log, to_pixels
-from tdm_r1.pretrain.scenes import Scenes
+from tdm_r1.pretrain.autoencoder import LATENT_CHANNELS, to_pixels
+from tdm_r1.pretrain.resume import Checkpoints, Trained
+from tdm_r1.pretrain.scenes import Log, Scenes
 from tdm_r1.pretrain.text import MAX_TOKENS, WIDTHS, new_text_encoders, new_tokenizer
 
 SHIFT: Final = 3.0
@@ -103,8 +104,10 @@ class Teacher:
     encoders: torch.nn.ModuleList
     tokenizer: Any
 
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return [*self.transformer.parameters(), *self.encoders.parameters()]
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """By name, the transformer's first."""
+        parts = {"transformer": self.transformer, "encoders": self.encoders}
+        return {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
 
     def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Rectified-flow loss with logit-normal levels under shift 3 (arXiv 2403.03206)."""
@@ -129,16 +132,23 @@ def new_teacher(scenes: Scenes, folder: Path, *, seed: int) -> Teacher:
 
 
 def train_teacher(
-    teacher: Teacher, corpus: Corpus, *, steps: int, batch: int, peak: float, seed: int, log: Log
+    teacher: Teacher, corpus: Corpus, *, part: str, steps: int, batch: int, peak: float, seed: int, kept: Checkpoints
 ) -> None:
-    """Train in place; the weights end as the exponential moving average of the last thousand steps."""
+    """Train in place; the weights end as the exponential moving average of the last thousand steps.
+
+    Args:
+        part: name of its checkpoint.
+    """
     torch.manual_seed(seed)
-    parameters = teacher.parameters()
+    named = teacher.parameters()
+    parameters = list(named.values())
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     average = [p.detach().clone() for p in parameters]
+    trained = Trained(named, optimizer, dict(zip(named, average, strict=True)))
+    done = kept.resume(part, trained)
     empty = tokenize(teacher.tokenizer, [""])
     start, running = time.monotonic(), math.nan
-    for step in range(steps):
+    for step in range(done, steps):
         optimizer.param_groups[0]["lr"] = _learning_rate(step, steps, peak)
         index = torch.randint(len(corpus.latents), (batch,))
         dropped = torch.rand(batch, 1) < CAPTION_DROPOUT
@@ -151,7 +161,8 @@ def train_teacher(
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         running = loss.item() if math.isnan(running) else 0.99 * running + 0.01 * loss.item()
         if step % 100 == 99:
-            log(f"teacher step {step + 1} of {steps} loss {running:.4f} {time.monotonic() - start:.0f} s")
+            kept.log(f"{part} step {step + 1} of {steps} loss {running:.4f} {time.monotonic() - start:.0f} s")
+        kept.keep(part, step + 1, steps, trained)
     with torch.no_grad():
         for parameter, mean in zip(parameters, average, strict=True):
             parameter.copy_(mean)

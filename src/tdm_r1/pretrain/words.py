@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from tdm_r1.models.quiet import quiet_loading
 from tdm_r1.models.sources import ASSETS
-from tdm_r1.pretrain.autoencoder import Log, polish_decoder, standardise
-from tdm_r1.pretrain.scenes import WORDS
+from tdm_r1.pretrain.autoencoder import polish_decoder, standardise
+from tdm_r1.pretrain.resume import checkpoints_of
+from tdm_r1.pretrain.scenes import WORDS, Log
 from tdm_r1.pretrain.shapes import Phase, train_phase
 from tdm_r1.pretrain.teacher import new_teacher, save_pipeline
 
@@ -43,17 +44,23 @@ class WordsPlan:
         return replace(self, decoder_steps=min(self.decoder_steps, steps), phases=phases)
 
 
-def pretrain_words(folder: Path, plan: WordsPlan, log: Log) -> None:
-    """Train both parts and write the pipeline folder."""
+def pretrain_words(folder: Path, plan: WordsPlan, log: Log, *, every: int = 250) -> None:
+    """Train both parts and write the pipeline folder; go on where a killed pretraining of the same plan stopped.
+
+    Args:
+        every: steps between two checkpoints.
+    """
+    kept = checkpoints_of(folder, plan, log, every)
     vae = _part("AutoencoderKL", "vae")
-    polish_decoder(WORDS, vae, steps=plan.decoder_steps, batch=plan.batch, seed=plan.seed, log=log)
+    polish_decoder(WORDS, vae, steps=plan.decoder_steps, batch=plan.batch, seed=plan.seed, kept=kept)
     standardise(WORDS, vae, seed=plan.seed + 1)
     with tempfile.TemporaryDirectory() as scratch:
         teacher = new_teacher(WORDS, Path(scratch), seed=plan.seed)
         teacher.transformer = _part("SD3Transformer2DModel", "transformer")
         for number, phase in enumerate(plan.phases):
-            train_phase(WORDS, teacher, vae, phase, seed=plan.seed + number, log=log)
+            train_phase(WORDS, teacher, vae, phase, number=number, seed=plan.seed + number, kept=kept)
             save_pipeline(teacher, vae, folder)
+    kept.remove()
 
 
 def _part(kind: str, name: str) -> Any:
