@@ -26,7 +26,9 @@ def evaluate(
     iteration: Iteration = None,
     model: Annotated[str | None, typer.Option(help="With --suite: a diffusers folder, embedded:NAME or hub:….")] = None,
     revision: Annotated[str, typer.Option(help="That pins --model; see `tdm-r1 model`.")] = "",
-    suite: Annotated[str | None, typer.Option(help="shapes, words, plane, geneval, ocr, drawbench, prompts; or a+b.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="shapes, words, plane, geneval, ocr, drawbench, prompts; or a+b.")
+    ] = None,
     prompts: Annotated[
         list[str] | None, typer.Option(help="How many, spread over the tags; or a file: .txt, .csv, .jsonl.")
     ] = None,

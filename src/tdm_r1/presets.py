@@ -182,7 +182,10 @@ def plane() -> RunConfig:
 
 
 PRESETS: Final[Mapping[str, Callable[[], RunConfig]]] = MappingProxyType(
-    {function.__name__: function for function in (shapes_cpu, shapes_cpu_full, shapes_smoke, words_cpu, plane, *PUBLISHED)}
+    {
+        function.__name__: function
+        for function in (shapes_cpu, shapes_cpu_full, shapes_smoke, words_cpu, plane, *PUBLISHED)
+    }
 )
 
 

@@ -32,9 +32,8 @@ class WordsPlan:
     phases: tuple[Phase, ...] = (
         Phase(steps=800, rate=1e-3, mix=MIX, corpus=16_000),
         Phase(steps=400, rate=8e-4, mix=MIX, corpus=16_000),
-        Phase(steps=400, rate=8e-4, mix=MIX, corpus=16_000),
     )
-    """Of the teacher, one after the other; the folder is written after each."""
+    """Of the teacher, one after the other; the folder is written after each. Few: it shall spell half-heartedly."""
 
     def shortened(self, steps: int) -> WordsPlan:
         """The same plan with at most `steps` steps in every part, and no more pictures than they can see."""
