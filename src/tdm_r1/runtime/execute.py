@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -66,6 +66,12 @@ class Inputs:
         self.parents[task.location] = manifest.digest
         return loaded
 
+    def load_all(self, tasks: Sequence[Task], record: type[AnyRecord]) -> list[AnyRecord]:
+        """Several at a time."""
+        found = self.run.load_all(tasks, record)
+        self.parents |= {task.location: manifest.digest for task, (_, manifest) in zip(tasks, found, strict=True)}
+        return [loaded for loaded, _ in found]
+
     @property
     def keys(self) -> Keys:
         return Keys(self.run.config.seed, self.task.iteration)
@@ -125,10 +131,10 @@ class Inputs:
         return self.load(task, GeneratorState)
 
     def rollouts(self, iteration: int) -> list[Rollout]:
-        return [self.load(task, Rollout) for task in shard_tasks("rollout", iteration, self.run.config)]
+        return self.load_all(shard_tasks("rollout", iteration, self.run.config), Rollout)
 
     def scored(self, iteration: int) -> list[tuple[Rollout, Rewards]]:
-        rewards = [self.load(task, Rewards) for task in shard_tasks("reward_scoring", iteration, self.run.config)]
+        rewards = self.load_all(shard_tasks("reward_scoring", iteration, self.run.config), Rewards)
         return list(zip(self.rollouts(iteration), rewards, strict=True))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, TypeVar
+from threading import Lock
+from typing import Any, Final, TypeVar
 
 from torch import Tensor
 
@@ -29,6 +31,9 @@ from tdm_r1.runtime.run_file import read_config, run_file_bytes
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
+READERS: Final = 8
+"""Records that are read at a time."""
+
 
 class Run(Archive):
     """One run directory. Records are verified when they are read, then kept while the cache has room."""
@@ -36,6 +41,7 @@ class Run(Archive):
     def __init__(self, store: Store, config: RunConfig) -> None:
         super().__init__(store, config)
         self._kept: OrderedDict[str, tuple[Record, Manifest]] = OrderedDict()
+        self._lock = Lock()
         self._room = 8 + 2 * config.rollout.shards * (config.surrogate.replay + 1)
         numerics.apply(config.numerics)
 
@@ -66,15 +72,25 @@ class Run(Archive):
             CorruptArtifactError: when a file is not what the manifest says.
         """
         location = task.location
-        if location in self._kept:
-            self._kept.move_to_end(location)
-            found, manifest = self._kept[location]
-            assert isinstance(found, record)
-            return found, manifest
+        with self._lock:
+            if location in self._kept:
+                self._kept.move_to_end(location)
+                found, manifest = self._kept[location]
+                assert isinstance(found, record)
+                return found, manifest
         with self._hinted(task):
             loaded = load(self.store, location, record)
         self._keep(location, loaded)
         return loaded
+
+    def load_all(self, tasks: Sequence[Task], record: type[AnyRecord]) -> list[tuple[AnyRecord, Manifest]]:
+        """As `load` of each, in their order, several at a time: fetching, hashing and parsing hold no interpreter lock.
+
+        Raises:
+            TdmR1Error: what `load` raises for the first of them that cannot be had.
+        """
+        with ThreadPoolExecutor(max(1, min(READERS, len(tasks)))) as pool:
+            return list(pool.map(lambda task: self.load(task, record), tasks))
 
     def load_state(self, task: Task, record: type[TrainingState]) -> tuple[dict[str, Tensor], Manifest]:
         """The weights of a record, verified, without its optimizer, which may have been pruned."""
@@ -93,9 +109,10 @@ class Run(Archive):
             ) from error
 
     def _keep(self, location: str, loaded: tuple[Record, Manifest]) -> None:
-        self._kept[location] = loaded
-        while len(self._kept) > self._room:
-            self._kept.popitem(last=False)
+        with self._lock:
+            self._kept[location] = loaded
+            while len(self._kept) > self._room:
+                self._kept.popitem(last=False)
 
 
 def config_bytes(config: RunConfig) -> bytes:
