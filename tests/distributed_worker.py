@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from tdm_r1.console import end_rank
 from tdm_r1.runtime.command import run_stage
 from tdm_r1.telemetry.outlets import Outlets
 
@@ -41,6 +42,7 @@ def main() -> None:
             )
     if dist.is_initialized():
         dist.destroy_process_group()
+        end_rank(0)
 
 
 if __name__ == "__main__":

@@ -247,6 +247,9 @@ def main() -> None:
     """Entry point: errors of this project print their hint and exit with their own code."""
     try:
         app()
+    except SystemExit as end:
+        console.end_rank(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise
     except TdmR1Error as error:
         console.fail(error)
         sys.exit(getattr(error, "code", error.exit_code))
