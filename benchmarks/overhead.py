@@ -152,7 +152,8 @@ def main() -> None:
             "rollout.group_size": 16,
             "rollout.shards": 1,
             "distill.steps": 1,
-            "iterations": 1, "generator.start": 1,
+            "iterations": 1,
+            "generator.start": 1,
             "generator.updates": 1,
             "generator.fake_updates": 1,
         }
