@@ -34,9 +34,10 @@ ERR = Console(stderr=True, highlight=False)
 def end_rank(code: int) -> None:
     """End one of several processes at once, before the interpreter takes down threads of torch.
 
-    Under load that aborted a rank (SIGABRT) whose work was done and committed. A process that is alone goes on.
+    Under load that aborted a rank (SIGABRT) whose work was done and committed. A process that torchrun did not start
+    goes on.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from diffusers import StableDiffusion3Pipeline
 
 from tdm_r1.errors import ConfigError
 from tdm_r1.pretrain.shapes import PretrainPlan, pretrain_shapes
 from tdm_r1.pretrain.words import WordsPlan, pretrain_words
+from tests.support import tree
 
 pytestmark = pytest.mark.slow
 
@@ -19,17 +19,11 @@ pytestmark = pytest.mark.slow
 def test_pretraining_words_twice_gives_the_same_bytes_and_stock_diffusers_draws_with_them(tmp_path: Path) -> None:
     plan = WordsPlan(seed=3).shortened(1)
     told: list[str] = []
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     for name in ("once", "again"):
         pretrain_words(tmp_path / name, plan, told.append)
-    torch.set_num_threads(before)
-    files = [path.relative_to(tmp_path / "once") for path in sorted((tmp_path / "once").rglob("*")) if path.is_file()]
-    assert {"transformer", "vae", "text_encoder", "tokenizer"} <= {path.parts[0] for path in files}
-    different = [
-        path for path in files if (tmp_path / "once" / path).read_bytes() != (tmp_path / "again" / path).read_bytes()
-    ]
-    assert different == []
+    once, again = (tree(tmp_path / name) for name in ("once", "again"))
+    assert {"transformer", "vae", "text_encoder", "tokenizer"} <= {name.partition("/")[0] for name in once}
+    assert once == again
     assert any("loss" in line for line in told)
     pipeline = StableDiffusion3Pipeline.from_pretrained(tmp_path / "once", text_encoder_3=None, tokenizer_3=None)
     drawn = pipeline('"AB" in white on navy', num_inference_steps=2, guidance_scale=1.0, max_sequence_length=0).images
@@ -42,8 +36,6 @@ class Killed(BaseException):
 
 def test_a_pretraining_killed_in_every_part_ends_in_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
     plan = PretrainPlan(seed=3).shortened(5)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     told: list[str] = []
     pretrain_shapes(tmp_path / "once", plan, told.append, every=3)
     for last in (
@@ -57,23 +49,13 @@ def test_a_pretraining_killed_in_every_part_ends_in_the_bytes_of_one_that_was_no
     with pytest.raises(ConfigError, match=r"(?s)seed=3.*expected.*seed=4"):
         pretrain_shapes(tmp_path / "again", PretrainPlan(seed=4).shortened(5), told.append)
     pretrain_shapes(tmp_path / "again", plan, told.append, every=3)
-    torch.set_num_threads(threads)
     for resumed in (
         "autoencoder goes on after step 3",
         "decoder goes on after step 3",
         "teacher 0 goes on after step 3",
     ):
         assert resumed in told
-    once, again = (
-        {
-            path.relative_to(tmp_path / name): path.read_bytes()
-            for path in (tmp_path / name).rglob("*")
-            if path.is_file()
-        }
-        for name in ("once", "again")
-    )
-    assert once.keys() == again.keys()
-    assert [path for path in once if once[path] != again[path]] == []
+    assert tree(tmp_path / "once") == tree(tmp_path / "again")
     assert {path.name for path in tmp_path.iterdir()} == {"once", "again"}
 
 

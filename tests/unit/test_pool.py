@@ -111,6 +111,13 @@ def test_pictures_of_every_kind_come_off_the_shelf_as_they_were_put(room: int) -
     there.close()
 
 
+def test_pictures_that_the_shelf_has_no_memory_for_stay_in_their_questions() -> None:
+    full = Shelf(os.open("/dev/full", os.O_WRONLY))
+    asked = [Question(level(1), "", {}), Question(level(2), "", {})]
+    assert full.put(asked) == asked
+    full.close()
+
+
 def test_a_kept_picture_does_not_change_when_the_next_one_comes() -> None:
     there = Shelf.new()
     assert there is not None

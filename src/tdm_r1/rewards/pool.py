@@ -1,9 +1,8 @@
 """Scoring processes: spawned once, one thread each, load once, and are replaced when they die, hang, leak or age.
 
 The rows of a shard are cut in order into calls of the scorer's size. A free process takes the next calls, as many as
-keep it busy for a while and leave work for the others, so that neither handing out nor waiting for the last one costs
-much.
-When a process dies, or does not answer, its rows are cut until the one that does it is alone: one poison image
+keep it busy for a while and leave work for the others: then neither handing out nor waiting for the last one costs
+much. When a process dies, or does not answer, its rows are cut until the one that does it is alone: one poison image
 costs one row. What a call holds does not depend on the number of processes, so neither does a score.
 """
 
@@ -31,6 +30,7 @@ DEATHS_IN_A_ROW: Final = 20
 """Deaths without any answer in between after which the scorer itself is at fault."""
 PATIENCE: Final = 5.0
 """A batch may take this many times what its scorer says it costs."""
+
 Done = Callable[[Sequence[int], Sequence[Score]], None]
 """Told the rows of a batch and their scores, as soon as they are there."""
 

@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tdm_r1.rewards.ask import Question
 
+Picture = NDArray[np.uint8]
+
 ROOM: Final = 2**26
-"""Bytes; what does not fit goes through the pipe."""
+"""Bytes; what does not fit, or finds no memory, goes through the pipe."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,18 @@ class Shelf:
 
     @classmethod
     def new(cls, room: int = ROOM) -> Shelf | None:
-        """None where the system has no such files."""
-        return cls(os.memfd_create("tdm-r1-pictures"), room) if hasattr(os, "memfd_create") else None
+        """None where the system has no such files, or does not allow them."""
+        try:
+            return cls(os.memfd_create("tdm-r1-pictures"), room)
+        except (AttributeError, OSError):
+            return None
 
     def put(self, questions: Sequence[Question]) -> list[Question]:
         """The questions with places instead of those pictures that are arrays of bytes and fit."""
         placed, offset = [], 0
         for question in questions:
             picture = question.picture
-            if _is_plain(picture) and offset + picture.nbytes <= self._room:
-                os.pwrite(self.file, np.ascontiguousarray(picture).data, offset)
+            if _is_plain(picture) and offset + picture.nbytes <= self._room and self._write(picture, offset):
                 placed.append(replace(question, picture=Place(offset, picture.shape)))
                 offset += picture.nbytes
             else:
@@ -54,7 +59,14 @@ class Shelf:
         """What was put: each picture in memory of its own, for a scorer may keep it."""
         return [replace(q, picture=self._read(q.picture)) if isinstance(q.picture, Place) else q for q in questions]
 
-    def _read(self, place: Place) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    def _write(self, picture: Picture, offset: int) -> bool:
+        """False when there is no memory for it."""
+        try:
+            return os.pwrite(self.file, np.ascontiguousarray(picture).data, offset) == picture.nbytes
+        except OSError:
+            return False
+
+    def _read(self, place: Place) -> Picture:
         picture = np.empty(place.shape, np.uint8)
         if os.preadv(self.file, [picture.data], place.offset) != picture.nbytes:
             raise EOFError("the parent is gone")
