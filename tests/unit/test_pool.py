@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import time
 from collections import deque
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from tdm_r1.rewards.ask import Question
 from tdm_r1.rewards.batches import Batch, calls, take
 from tdm_r1.rewards.cache import VARIABLE, key_of
 from tdm_r1.rewards.judges import Judges
-from tdm_r1.rewards.process import cores
+from tdm_r1.rewards.process import WorkerProcess, cores
 from tdm_r1.rewards.protocol import Score, ScorerInfo
 from tdm_r1.rewards.shelf import Shelf
+from tdm_r1.rewards.worker import Order, Ready, Refused, Scored
 from tdm_r1.worlds.shapes.grammar import split
 from tdm_r1.worlds.shapes.render import render
 
@@ -116,6 +119,57 @@ def test_pictures_that_the_shelf_has_no_memory_for_stay_in_their_questions() -> 
     asked = [Question(level(1), "", {}), Question(level(2), "", {})]
     assert full.put(asked) == asked
     full.close()
+
+
+def test_pictures_stay_on_the_shelf_while_others_are_put_on_its_other_side() -> None:
+    there = Shelf.new()
+    assert there is not None
+    asked = [[Question(level(number), "", {})] for number in range(4)]
+    placed = there.put(asked[0])
+    for now, then in pairwise(asked):
+        there.turn()
+        waiting = there.put(then)
+        assert np.array_equal(there.take(placed)[0].picture, now[0].picture)
+        placed = waiting
+    there.close()
+
+
+def test_a_busy_process_gets_one_batch_that_waits_unless_it_fills_the_pipe_or_one_of_them_is_a_suspect() -> None:
+    process = WorkerProcess(Order("nasty", {}))
+    batch, suspect, big = Batch([0]), Batch([0], suspect=True), [Question(np.zeros((99, 99, 3)), "", {})]
+    assert not process.takes(batch)  # it is loading
+    assert isinstance(_next_answer(process), Ready)
+    process.ready = True
+    assert process.takes(batch)
+    assert process.takes(suspect)
+    os.kill(process.process.pid, signal.SIGSTOP)  # so that nothing is read until both are handed out
+    assert process.ask(batch, questions(""), 60.0)
+    assert process.takes(batch)
+    assert not process.takes(suspect)
+    assert not process.ask(batch, big, 60.0)
+    assert process.ask(batch, [Question(level(7), "", {})], 60.0)
+    assert not process.takes(batch)
+    os.kill(process.process.pid, signal.SIGCONT)
+    for value in (255.0, 248.0):
+        answer = _next_answer(process)
+        assert isinstance(answer, Scored)
+        assert [score.value for score in answer.scores] == [value]
+        assert process.done() == batch
+    assert process.ask(suspect, big, 60.0)  # nothing is in its hands
+    assert not process.takes(batch)
+    process.close()
+
+
+def _next_answer(process: WorkerProcess) -> Ready | Refused | Scored | None:
+    process.connection.poll(60)
+    return process.answer()
+
+
+def test_a_batch_that_waits_outlives_the_process_that_dies_before_it(opened: list[Judges]) -> None:
+    opened.append(judges(workers=1))
+    scores = opened[0].score("nasty", questions(*["", "die"] * 6))
+    assert [score.error for score in scores] == [None, "worker_died: exit code -9"] * 6
+    assert [score.value for score in scores[::2]] == [255.0, 253.0, 251.0, 249.0, 247.0, 245.0]
 
 
 def test_a_kept_picture_does_not_change_when_the_next_one_comes() -> None:

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from typing import Final
 
@@ -69,7 +69,7 @@ class Pool:
         """
         queue = deque(Batch(part) for part in calls(rows, self._info.batch))
         try:
-            while queue or any(worker.batch for worker in self._workers):
+            while queue or any(worker.hands for worker in self._workers):
                 self._hand_out(queue, questions)
                 for worker in self._due():
                     self._handle(worker, queue, done)
@@ -82,15 +82,23 @@ class Pool:
         _close_all(self._workers)
 
     def _hand_out(self, queue: deque[Batch], questions: Sequence[Question]) -> None:
-        for worker in self._workers:
-            if worker.idle and queue:
-                batch = take(queue, self._size, self._call, min(UNIT, self._config.time_limit / 10))
-                cost = PATIENCE * len(batch.rows) * self._info.cpu_seconds
-                worker.ask(batch, [questions[row] for row in batch.rows], max(self._config.time_limit, cost))
+        """Work for those that have none, then one batch that waits for each of the others."""
+        for idle in (True, False):
+            for worker in self._workers:
+                if len(queue) > (0 if idle else self._size) and worker.idle == idle and worker.takes(queue[0]):
+                    self._ask(worker, queue, questions)
         starting = sum(not worker.ready for worker in self._workers)
         for _ in range(min(self._size - len(self._workers), len(queue) - starting)):
             self._workers.append(WorkerProcess(self._order))
             self.upkeep.started += 1
+
+    def _ask(self, worker: WorkerProcess, queue: deque[Batch], questions: Sequence[Question]) -> None:
+        batch = take(queue, self._size, self._call, min(UNIT, self._config.time_limit / 10))
+        cost = PATIENCE * len(batch.rows) * self._info.cpu_seconds
+        if not worker.ask(batch, [questions[row] for row in batch.rows], max(self._config.time_limit, cost)):
+            queue.extendleft(reversed([replace(batch, rows=rows) for rows in calls(batch.rows, self._info.batch)]))
+        elif worker.rows >= self._config.recycle_rows:
+            worker.retired = True
 
     def _due(self) -> Iterable[WorkerProcess]:
         """Wait for the next message, death or deadline."""
@@ -106,13 +114,13 @@ class Pool:
             self._bury(worker, queue, done)
         elif isinstance(answer, Refused):
             raise ScorerError(answer.message, hint=answer.hint)
-        elif isinstance(answer, Scored) and worker.batch is not None:
-            batch, worker.batch = worker.batch, None
+        elif isinstance(answer, Scored) and worker.hands:
+            batch = worker.done()
             self._deaths, self._call = 0, answer.seconds * self._info.batch / len(batch.rows)
-            worker.rows += len(batch.rows)
             done(batch.rows, answer.scores)
-            if worker.rows >= self._config.recycle_rows or answer.memory_mb > self._config.recycle_memory_mb:
+            if (worker.retired and not worker.hands) or answer.memory_mb > self._config.recycle_memory_mb:
                 self._workers.remove(worker)
+                queue.extendleft(reversed(worker.hands))
                 worker.close()
                 self.upkeep.recycled += 1
         else:
@@ -120,7 +128,7 @@ class Pool:
 
     def _bury(self, worker: WorkerProcess, queue: deque[Batch], done: Done) -> None:
         self._workers.remove(worker)
-        reason, batch = worker.kill(), worker.batch
+        reason = worker.kill()
         self.upkeep.died += 1
         self._deaths += not worker.idle
         if self._deaths > (DEATHS_IN_A_ROW if worker.ready else DEATHS_OF_A_ROW):
@@ -128,8 +136,10 @@ class Pool:
                 f"{self._deaths} processes of scorer `{self._info.name}` died one after the other, the last: {reason}",
                 hint="see what it wrote to stderr; too little memory for `reward.workers` processes is the usual cause",
             )
-        if batch is None:
+        if not worker.hands:
             return
+        batch, *waiting = worker.hands
+        queue.extendleft(reversed(waiting))
         if len(batch.rows) == 1 and batch.deaths + 1 >= DEATHS_OF_A_ROW:
             done(batch.rows, [failed(f"worker_died: {reason}")])
         else:

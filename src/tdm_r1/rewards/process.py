@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from multiprocessing import Pipe
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +26,8 @@ START_LIMIT: Final = 900.0
 START: Final = "from tdm_r1.rewards.worker import main; main()"
 """Not `-m`: then the classes of the messages would be those of `__main__`."""
 THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+AHEAD: Final = 2**16
+"""Bytes of a message that a busy process may be sent: they lie in the pipe, so neither end waits for the other."""
 CGROUP_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -54,25 +58,56 @@ class WorkerProcess:
                 stdout=2,  # what a library prints must not mix with what a command prints
                 start_new_session=True,
             )
-        self.batch: Batch | None = None
+        self.hands: deque[Batch] = deque()
+        """The batch that it works on, and perhaps one that waits."""
         self.ready = False
         self.rows = 0
-        """Answered so far."""
-        self.memory_mb = 0.0
-        self.limit = START_LIMIT
-        self.deadline = time.monotonic() + START_LIMIT
+        """Handed out so far."""
+        self.retired = False
+        """It gets nothing more, and is replaced when its hands are empty."""
+        self._limits: deque[float] = deque()
+        self._within(START_LIMIT)
         with contextlib.suppress(OSError):  # it died already: the first answer says so
             self.connection.send(order)
 
     @property
     def idle(self) -> bool:
-        return self.ready and self.batch is None
+        return self.ready and not self.hands
 
-    def ask(self, batch: Batch, questions: Sequence[Question], limit: float) -> None:
-        """Hand out a batch; its answer must come within `limit` seconds."""
-        self.batch, self.limit, self.deadline = batch, limit, time.monotonic() + limit
+    def takes(self, batch: Batch) -> bool:
+        """Whether it may be handed this batch now. A suspect is alone with its process."""
+        if not self.ready or self.retired:
+            return False
+        return not self.hands or (len(self.hands) == 1 and not self.hands[0].suspect and not batch.suspect)
+
+    def ask(self, batch: Batch, questions: Sequence[Question], limit: float) -> bool:
+        """Hand out a batch; its answer must come within `limit` seconds, or within as many of the answer before it.
+
+        False when it is not handed out: this process is busy, and would have to empty the pipe first.
+        """
+        message = ForkingPickler.dumps(self._shelf.put(questions) if self._shelf else questions)
+        if self.hands and len(message) > AHEAD:
+            return False
+        if self._shelf:
+            self._shelf.turn()
+        if not self.hands:
+            self._within(limit)
+        self.hands.append(batch)
+        self._limits.append(limit)
+        self.rows += len(batch.rows)
         with contextlib.suppress(OSError):
-            self.connection.send(self._shelf.put(questions) if self._shelf else questions)
+            self.connection.send_bytes(message)
+        return True
+
+    def done(self) -> Batch:
+        """Take back the batch that was answered."""
+        self._limits.popleft()
+        if self._limits:
+            self._within(self._limits[0])
+        return self.hands.popleft()
+
+    def _within(self, limit: float) -> None:
+        self.limit, self.deadline = limit, time.monotonic() + limit
 
     def answer(self) -> Ready | Refused | Scored | None:
         """What it sent; None when it is dead, or its time is over."""
