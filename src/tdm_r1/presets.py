@@ -113,10 +113,7 @@ def words_cpu() -> RunConfig:
             "distill": full.distill.model_copy(update={"steps": 250}),
             "rollout": full.rollout.model_copy(update={"tag_shares": {}}),
             "reward": RewardConfig(
-                scorers={
-                    "words": ScorerConfig(weight=0.5),
-                    "whole": ScorerConfig(use="words", options={"kind": "correct"}, weight=0.5),
-                },
+                scorers={"words": ScorerConfig(parts={"similarity": 0.5, "correct": 0.5})},
                 workers=0,
             ),
         }

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 from tdm_r1.artifacts.records import Rewards
 from tdm_r1.config import RewardConfig, ScorerConfig
 from tdm_r1.errors import SchemaError
+from tdm_r1.presets import resolve
 from tdm_r1.rewards.aggregate import SCHEMA, aggregate
-from tests.unit.artifact_examples import raw_scores
+from tdm_r1.rewards.judges import Judges
+from tdm_r1.stages.reward_scoring import reward_scoring
+from tests.unit.artifact_examples import prompt_set, raw_scores, rollout
 
 KEYS: dict[str, Any] = {"sample_id": ["s0", "s1", "s2", "s3"], "prompt_id": ["p"] * 4, "group": [0, 0, 1, 1]}
 
@@ -43,6 +48,39 @@ def test_a_record_is_weighted_again_without_being_scored_again() -> None:
     for weight in (0.0, 1.0, 3.0):
         assert reward_of({}, record, a={}, b={"weight": weight}) == [a + weight * b for a, b in zip(A, B, strict=True)]
     assert record.scores.equals(digest)
+
+
+def parted(*rows: Mapping[str, float]) -> Rewards:
+    """A record of one scorer whose value is 7, with these parts."""
+    parts = [[{"name": name, "value": value} for name, value in row.items()] for row in rows]
+    return raw_scores({"a": [7.0] * 4}, **KEYS, parts=parts)
+
+
+def test_weighted_parts_stand_for_the_value_before_scale_and_bounds() -> None:
+    record = parted(
+        *({"similarity": half, "correct": whole} for half, whole in zip(A, (0.0, 0.0, 1.0, 1.0), strict=True))
+    )
+    parts = {"similarity": 0.5, "correct": 2.0}
+    assert reward_of({}, record, a={"parts": parts, "weight": 2.0, "high": 2.3}) == [0.0, 0.25, 4.5, 4.6]
+    assert reward_of({}, record, a={"parts": {"correct": -1.0}}) == [0.0, 0.0, -1.0, -1.0]
+    assert reward_of({}, record, a={}) == [7.0] * 4
+
+
+def test_a_part_that_a_scorer_does_not_give_is_refused() -> None:
+    record = parted({"correct": 1.0}, {"correct": 1.0}, {}, {"correct": 1.0})
+    with pytest.raises(SchemaError, match="scorer `a` gave s2 no part `correct`, only a value"):
+        reward_of({}, record, a={"parts": {"correct": 1.0}})
+
+
+def test_a_stage_whose_scorer_does_not_give_a_weighted_part_fails_itself() -> None:
+    config = resolve("shapes_smoke", {"reward.scorers": {"jpeg": {"parts": {"sharpness": 1.0}}}})
+    grey = replace(rollout(2), images=torch.full((2, 16, 16, 3), 128, dtype=torch.uint8))
+    with pytest.raises(SchemaError, match="scorer `jpeg` gave s0 no part `sharpness`"):
+        reward_scoring(prompt_set(), grey, judges=Judges(config.reward), config=config)
+
+
+def test_parts_of_a_row_without_a_value_are_not_missed() -> None:
+    assert reward_of({"a": [None] * 4}, a={"parts": {"correct": 1.0}}) == [None] * 4
 
 
 def test_a_scorer_of_which_less_is_better_counts_with_a_minus() -> None:

@@ -17,10 +17,12 @@ class ScorerConfig(Section):
     """What the scorer itself can be told; it refuses what it does not know. See `tdm-r1 scorer list`."""
     worlds: tuple[str, ...] = ()
     """Worlds of a mix about whose prompts it is asked; empty is all. Of others it has no value, and no share."""
+    parts: dict[str, float] = {}
+    """Weights of parts of the score, such as `correct`, whose sum stands for its value. Empty is the value itself."""
     weight: NonNegative = 1.0
     """Share in the reward; 0 only records. A scorer of which less is better counts with a minus sign."""
     scale: float = 1.0
-    """The reward takes weight · clip(scale · value + shift, low, high); the stored value stays raw."""
+    """The reward takes weight · clip(scale · value + shift, low, high); what is stored stays raw."""
     shift: float = 0.0
     """Added after the scale."""
     low: float | None = None

@@ -1,7 +1,7 @@
 """Raw values of several scorers to one reward per sample: a function of what is stored, so that it can be repeated.
 
 r = Σ_s ± w_s · clip(a_s · v_s + b_s, low_s, high_s), with a minus where less is better, over the scorers that
-were asked about the sample. Nothing is scored again when a weight, a scale or a bound changes.
+were asked about the sample; v_s is the value, or Σ_p w_p · part_p. Nothing is scored again when one of these changes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def aggregate(record: Rewards, config: RewardConfig) -> pa.Table:
     """The reward of every sample of a record, in its order, with the columns of `SCHEMA`.
 
     Raises:
-        SchemaError: when the record was not scored by a scorer that has a weight.
+        SchemaError: when the record was not scored by a scorer that has a weight, or this one gives no such part.
     """
     return aggregate_tables(record.scores, record.scorers, config)
 
@@ -74,7 +74,7 @@ def aggregate_tables(scores: pa.Table, scorers: pa.Table, config: RewardConfig) 
 
 def _terms(rows: Sequence[Row], sign: float, section: ScorerConfig, name: str) -> list[float | str | None]:
     """What a scorer adds to each sample's reward, or why it cannot; None where it was not asked."""
-    values = [None if row["value"] is None else _scaled(row["value"], section) for row in rows]
+    values = [None if value is None else _scaled(value, section) for value in _values(rows, section, name)]
     fill = _group_means(rows, values) if section.on_error == "group_mean" else {}
     found: list[float | str | None] = []
     for row, value in zip(rows, values, strict=True):
@@ -84,6 +84,25 @@ def _terms(rows: Sequence[Row], sign: float, section: ScorerConfig, name: str) -
         known = fill.get(row["group"]) if value is None else value
         found.append(f"{name}: {row['error']}" if known is None else sign * section.weight * known)
     return found
+
+
+def _values(rows: Sequence[Row], section: ScorerConfig, name: str) -> list[float | None]:
+    """What a scorer said of each sample: its value, or the weighted sum of its parts."""
+    if not section.parts:
+        return [row["value"] for row in rows]
+    values: list[float | None] = []
+    for row in rows:
+        known = {part["name"]: part["value"] for part in row["parts"]}
+        if row["value"] is None:
+            values.append(None)
+        elif missing := sorted(section.parts.keys() - known.keys()):
+            raise SchemaError(
+                f"scorer `{name}` gave {row['sample_id']} no part `{missing[0]}`, only {', '.join(known) or 'a value'}",
+                hint=f"name in `reward.scorers.{name}.parts` what it gives to every image",
+            )
+        else:
+            values.append(math.fsum(weight * known[part] for part, weight in section.parts.items()))
+    return values
 
 
 def _scaled(value: float, section: ScorerConfig) -> float:

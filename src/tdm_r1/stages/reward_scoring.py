@@ -13,6 +13,7 @@ from tdm_r1.config import RewardConfig, RunConfig
 from tdm_r1.errors import SchemaError, ScorerError
 from tdm_r1.models.progress import Progress, silent
 from tdm_r1.models.prompts import PromptTable
+from tdm_r1.rewards.aggregate import aggregate
 from tdm_r1.rewards.ask import Question
 from tdm_r1.rewards.judges import Judges
 from tdm_r1.rewards.preferences import evidence
@@ -35,6 +36,7 @@ def reward_scoring(
 
     Raises:
         ScorerError: when a scorer is not fit to serve, or fails on more rows than the configuration bears.
+        SchemaError: when the configuration weights a part that a scorer does not give.
     """
     table, index = PromptTable(prompts), rollout.index.to_pylist()
     questions = [
@@ -54,7 +56,9 @@ def reward_scoring(
         columns["detail"] += [score.detail for score in scores]
         columns["error"] += [score.error for score in scores]
     keys = {key: [row[key] for row in index] * len(judges.scorers) for key in ("sample_id", "prompt_id", "group")}
-    return Rewards(scores=Rewards.table("scores", **keys, **columns), scorers=_who(judges))
+    record = Rewards(scores=Rewards.table("scores", **keys, **columns), scorers=_who(judges))
+    aggregate(record, config.reward)  # so that a part which no scorer gives fails here, not a stage later
+    return record
 
 
 def with_feedback(questions: Sequence[Question], rollout: Rollout, feedback: Feedback | None) -> list[Question]:
