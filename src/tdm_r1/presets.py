@@ -108,14 +108,14 @@ def words_cpu() -> RunConfig:
         update={
             "preset": "words_cpu",
             "world": "words",
-            "iterations": 30,
+            "iterations": 40,
             "model": full.model.model_copy(update={"source": "embedded:words"}),
             "distill": full.distill.model_copy(update={"steps": 250}),
             "rollout": full.rollout.model_copy(update={"tag_shares": {}}),
-            "reward": RewardConfig(
-                scorers={"words": ScorerConfig(parts={"similarity": 0.5, "correct": 0.5})},
-                workers=0,
+            "generator": full.generator.model_copy(
+                update={"optimizer": AdamConfig(learning_rate=1e-4), "guidance": 4.0, "reward_weight": 30.0}
             ),
+            "reward": RewardConfig(scorers={"words": ScorerConfig(parts={"similarity": 0.5, "correct": 0.5})}),
         }
     )
 
