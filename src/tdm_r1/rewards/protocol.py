@@ -85,15 +85,31 @@ class Score:
     error: str | None = None
 
     def __post_init__(self) -> None:
+        """Make numbers of NumPy and Torch plain ones, and texts such as UTF-8 can hold: a record stores them."""
         if (self.value is None) == (self.error is None):
             raise ValueError(f"a score has a value or an error, but {self.value} and {self.error!r} were given")
         for name, value in (("value", self.value), *self.parts):
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"a score is finite, but {name}={value} was given; say what failed in `error`")
+        plain = {
+            "value": None if self.value is None else float(self.value),
+            "parts": tuple((str(name), float(value)) for name, value in self.parts),
+            "detail": _stored(self.detail, "detail"),
+            "error": _stored(self.error, "error"),
+        }
+        for name, content in plain.items():
+            object.__setattr__(self, name, content)
 
     def part(self, name: str) -> float | None:
         """The first part of that name."""
         return next((value for part, value in self.parts if part == name), None)
+
+
+def _stored(text: str | None, name: str) -> str | None:
+    """A text without the halves of characters that a decoder of JSON lets through."""
+    if text is not None and not isinstance(text, str):
+        raise TypeError(f"the {name} of a score is a text, but a {type(text).__name__} was given")
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def failed(reason: str) -> Score:
