@@ -156,6 +156,28 @@ def test_a_text_that_no_record_can_hold_is_made_one_that_it_can_or_refused() -> 
         Score(1.0, detail={"answer": 4})  # type: ignore[arg-type]
 
 
+class Painter(Brightness):
+    """Tells the level that it found, and paints the picture white."""
+
+    def score_one(self, image: Image, prompt: str, metadata: Metadata) -> Score:
+        score = super().score_one(image, prompt, metadata)
+        image[:] = 255
+        return score
+
+    def selftest(self) -> None:
+        golden(self, GREY.copy(), 0.2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("picture", [GREY.copy(), file_of("RGB")], ids=["array", "file"])
+def test_a_scorer_may_write_into_its_picture_and_no_other_sees_it(workers: int, picture: Any) -> None:
+    use = {"use": f"{Painter.__module__}:Painter"}
+    judges = Judges(RewardConfig.model_validate({"scorers": {"a": use, "b": use}, "workers": workers}))
+    values = [judges.score(name, [Question(picture, "", {})])[0].value for name in ("a", "b")]
+    judges.close()
+    assert values == [0.0 if isinstance(picture, bytes) else 0.2] * 2
+
+
 def test_a_scorer_that_fails_its_selftest_does_not_serve() -> None:
     with pytest.raises(ScorerError, match=r"`brightness` fails its self-test: .* scored 0\.2, expected 0\.3") as caught:
         make_ready(Wrong())
