@@ -236,6 +236,7 @@ def test_prompts_are_read_from_lists_tables_and_objects(name: str, text: str, tm
     ("name", "text", "claim"),
     [
         ("p.csv", "word,tag\na,b\n", "columns"),
+        ("p.csv", f"prompt\na\n{'a' * 200_000}\n", "line 3 .* is no CSV: field larger"),
         ("p.jsonl", '{"prompt": "a"}\n{"seed": 1}\n', "line 2 .* has no prompt"),
         ("p.jsonl", '{"prompt": "a"}\n[1]\n', "line 2 .* is no JSON object"),
         ("p.jsonl", "{\n", "line 1 .* is no JSON"),
