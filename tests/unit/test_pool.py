@@ -287,6 +287,11 @@ def test_the_key_is_what_the_scorer_looks_at(tmp_path: Path) -> None:
     assert key_of(Question(None, "", {}), info) is None
 
 
+def test_of_a_scorer_that_names_no_revision_nothing_is_kept() -> None:
+    """Its code may be another one tomorrow, under the same name."""
+    assert key_of(Question(level(1), "p", {}), ScorerInfo(name="a", version="1", licence="MIT")) is None
+
+
 def test_a_cache_that_cannot_be_opened_is_refused(cache: Path) -> None:
     cache.parent.mkdir()
     cache.write_bytes(b"not a database, but long enough to be taken for one" * 20)

@@ -44,7 +44,8 @@ class ScorerInfo:
     licence: str
     """Of code and weights, as SPDX where there is one."""
     revision: str = ""
-    """SHA-256 over all that can change a value: code, options, weights. Part of every key of the result cache."""
+    """SHA-256 over all that can change a value: code, options, weights. Part of every key of the result cache; of a
+    scorer that names none, nothing is kept."""
     needs: tuple[Literal["image", "prompt", "metadata", "feedback"], ...] = ("image",)
     """What it looks at; what it does not look at is no part of the cache's key. `feedback` is what people said of the
     sample's group: the stage puts it into the metadata under that name."""
