@@ -275,6 +275,13 @@ def test_the_whole_scorer_runs_on_tiny_networks_and_says_what_it_saw(folder: Pat
     assert GenEvalScorer(**{**options, "threshold": 0.3}).info.revision != scorer.info.revision
 
 
+def test_the_libraries_that_compute_a_verdict_are_part_of_the_revision() -> None:
+    both = {"detector": "shapes", "colors": "folder"}
+    for options in ({"detector": "mask2former"}, both):
+        assert set(GenEvalScorer(**options).libraries()) >= {"transformers", "pillow"}
+    assert list(GenEvalScorer(detector="shapes").libraries()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"), [({}, "holds no Mask2Former"), ({"weights": "/nowhere"}, "`/nowhere`")]
 )
