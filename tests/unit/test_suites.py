@@ -402,6 +402,15 @@ def test_without_a_training_reward_nothing_is_warned_of_and_this_is_said(
     assert "no training reward is measured in both" in capfd.readouterr().out
 
 
+def test_a_reward_that_the_baseline_did_not_measure_is_no_passed_gate(
+    pair: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = made(tmp_path / "other", {"b": HARD.tolist()})
+    assert tdm_r1("compare", other, pair[1], "--strict") == 1
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert 'did not ask a; run its command again with --scorer \'a={"use": "a", "options": {}}\'' in said
+
+
 def test_the_model_card_tells_the_gain_that_the_result_tells(finished: Path) -> None:
     run = open_run(str(finished))
     gained = result(run)["gain"]
