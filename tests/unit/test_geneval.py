@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tdm_r1.worlds.geneval import Detection, judge, relations
+from tdm_r1.worlds.geneval import Detection, judge, keep, relations
 
 Box = tuple[float, float, float, float]
 CENTRE: Box = (100, 100, 160, 160)
@@ -114,3 +114,24 @@ def test_a_relation_must_hold_for_every_pair() -> None:
     dog, cat, wrong = found("dog"), found("cat", box=LEFT), found("cat", box=RIGHT)
     assert judge([dog, cat, found("cat", box=(10, 100, 70, 160))], {"include": two_cats}).correct
     assert not judge([dog, cat, wrong], {"include": two_cats}).correct
+
+
+@pytest.mark.parametrize(("side", "holds"), [(24.8, True), (25.2, False)])
+@pytest.mark.parametrize(
+    ("name", "x", "y"), [("left of", -30, 40), ("right of", 30, -40), ("above", -40, -30), ("below", 40, 30)]
+)
+def test_a_direction_begins_at_half_of_the_offset_less_a_tenth_of_the_sides(
+    name: str, x: int, y: int, side: float, holds: bool
+) -> None:
+    """(30 − 0.1 · 2 · side) / 50 is 0.5 at a side of 25."""
+    subject, anchor = (
+        Detection("cat", "", 1.0, (left, top, left + side, top + side))
+        for left, top in ((100 + x, 100 + y), (100, 100))
+    )
+    assert (name in relations(subject, anchor)) == holds
+
+
+def test_the_overlap_of_boxes_is_measured_with_sides_one_pixel_longer() -> None:
+    whole, half = (Detection("cat", "", score, (0, 0, 9, bottom)) for score, bottom in ((0.9, 9), (0.8, 4)))
+    assert keep([whole, half], "colors", overlap=0.5) == [whole]
+    assert keep([whole, half], "colors", overlap=0.51) == [whole, half]

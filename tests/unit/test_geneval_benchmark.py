@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from tdm_r1.errors import ConfigError
 from tdm_r1.rewards.ask import Question, ask
 from tdm_r1.rewards.geneval import GenEvalScorer
-from tdm_r1.rewards.geneval_results import FIELDS, read_results, summarize
+from tdm_r1.rewards.geneval_results import FIELDS, read_results, samples, summarize
 from tdm_r1.worlds.geneval import COLORS, TAGS, Detection, check_row, judge, keep
 from tdm_r1.worlds.geneval_prompts import CLASSES, MIX, GenEvalWorld, as_jsonl, benchmark_rows, identity, training_rows
 from tdm_r1.worlds.shapes.grammar import split
@@ -197,7 +198,9 @@ def test_the_overall_score_is_the_mean_of_the_tags_and_not_of_the_images() -> No
         ("", "holds no result"),
         ("{", "line 1 of .* is no JSON"),
         ('{"tag": "colors", "correct": true, "metadata": "x"}\n[]', "line 2 of .* tag, correct, metadata"),
-        ('{"tag": "colors", "correct": 1, "metadata": "x"}', "correct is missing or no boolean"),
+        ('{"tag": "colors", "correct": 1, "metadata": "x"}', "correct is missing or of another type"),
+        ('{"tag": null, "correct": true, "metadata": "x"}', "tag is missing or of another type"),
+        ('{"tag": ["a"], "correct": true, "metadata": "x"}', "tag is missing or of another type"),
     ],
 )
 def test_a_file_that_is_no_result_is_refused_with_its_line(
@@ -207,3 +210,13 @@ def test_a_file_that_is_no_result_is_refused_with_its_line(
     assert tdm_r1("geneval", "summarize", str(tmp_path / "file")) == 2
     with pytest.raises(ValueError, match=message):
         raise ValueError(capsys.readouterr().err)
+
+
+def test_a_folder_whose_metadata_is_no_object_and_results_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "00000" / "samples").mkdir(parents=True)
+    (tmp_path / "00000" / "metadata.jsonl").write_text("[]")
+    with pytest.raises(ConfigError, match=r"00000/metadata\.jsonl` is no JSON object"):
+        samples(tmp_path)
+    (tmp_path / "file").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="is no UTF-8"):
+        read_results(tmp_path / "file")

@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, gelu, layer_norm, linear, multi_head_att
 
 from tdm_r1.errors import ConfigError, ScorerError
 from tdm_r1.rewards.ask import Question, ask, make_ready
-from tdm_r1.rewards.imagereward import MEAN, STD, blip_large, convert_imagereward, convert_names
+from tdm_r1.rewards.imagereward import MEAN, STD, TOKENS, blip_large, convert_imagereward, convert_names
 from tdm_r1.rewards.protocol import Image
 from tdm_r1.rewards.registry import open_scorer
 from tests.support import tdm_r1
@@ -177,3 +177,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused(converted: Path, tmp_path: Pa
 def test_a_folder_without_a_head_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ScorerError, match=r"holds no head\.safetensors"):
         make_ready(open_scorer("imagereward", {"weights": str(tmp_path)}))
+
+
+def test_the_mean_and_the_deviation_are_those_of_the_authors() -> None:
+    """The other tests compute with the same names, so they would follow a wrong digit."""
+    assert (MEAN, STD, TOKENS) == (0.16717790611, 1.0333394966, 35)

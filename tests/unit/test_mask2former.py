@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pillow
 from torch import Tensor
 from torch.nn.functional import normalize, unfold
 
@@ -247,6 +248,18 @@ def test_the_input_of_clip_is_resized_by_its_short_side_and_cut_in_the_middle() 
     assert float(pixels[0, 0, 10, 10]) == pytest.approx((1 - 0.48145466) / 0.26862954, abs=1e-4)
 
 
+@pytest.mark.parametrize(("width", "height", "size"), [(165, 110, (336, 224)), (97, 194, (224, 448))])
+def test_no_pixel_of_the_longer_side_is_lost_where_the_scale_is_whole(
+    width: int, height: int, size: tuple[int, int]
+) -> None:
+    """As torchvision's `Resize` has it: int(side · long / short)."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    resized = np.asarray(Pillow.fromarray(image).resize(size, Pillow.Resampling.BICUBIC), dtype=np.float32) / 255
+    left, top = (size[0] - 224) // 2, (size[1] - 224) // 2
+    found = clip_input(image, 224)[0, 0] * 0.26862954 + 0.48145466
+    assert np.allclose(found, resized[top : top + 224, left : left + 224, 0], atol=1e-6)
+
+
 def test_the_whole_scorer_runs_on_tiny_networks_and_says_what_it_saw(folder: Path, clip: Path) -> None:
     options = {"weights": str(folder), "colors": str(clip), "threshold": 0.001, "clip_low": None}
     scorer = GenEvalScorer(**options)
@@ -260,6 +273,13 @@ def test_the_whole_scorer_runs_on_tiny_networks_and_says_what_it_saw(folder: Pat
     assert score.detail is not None
     assert GenEvalScorer(**options).info.revision == scorer.info.revision
     assert GenEvalScorer(**{**options, "threshold": 0.3}).info.revision != scorer.info.revision
+
+
+def test_the_libraries_that_compute_a_verdict_are_part_of_the_revision() -> None:
+    both = {"detector": "shapes", "colors": "folder"}
+    for options in ({"detector": "mask2former"}, both):
+        assert set(GenEvalScorer(**options).libraries()) >= {"transformers", "pillow"}
+    assert list(GenEvalScorer(detector="shapes").libraries()) == []
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -181,6 +183,43 @@ def test_a_kept_picture_does_not_change_when_the_next_one_comes() -> None:
     there.close()
 
 
+PARENT = """
+import numpy as np
+from tdm_r1.rewards.ask import Question
+from tdm_r1.rewards.batches import Batch
+from tdm_r1.rewards.process import WorkerProcess
+from tdm_r1.rewards.worker import Order
+
+process = WorkerProcess(Order("nasty", {}))
+process.connection.poll(60)
+process.answer()
+process.ask(Batch([0]), [Question(np.zeros((8, 8, 3), np.uint8), "hang", {})], 600)
+print(process.process.pid, flush=True)
+process.process.wait()
+"""
+
+
+def test_a_scorer_that_hangs_does_not_outlive_a_stage_that_is_killed(team_package: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(team_package), *sys.path])}
+    with subprocess.Popen([sys.executable, "-c", PARENT], env=environment, stdout=subprocess.PIPE, text=True) as stage:
+        assert stage.stdout is not None
+        worker = Path("/proc", stage.stdout.readline().strip(), "stat")
+        assert worker.is_file()
+        stage.kill()
+    end = time.monotonic() + 20
+    while alive(worker) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not alive(worker)
+
+
+def alive(stat: Path) -> bool:
+    """Whether a process runs, by its file in /proc; one that nobody waits for is none."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_a_row_that_hangs_is_killed_at_its_time_limit(opened: list[Judges]) -> None:
     opened.append(judges(workers=1, time_limit=0.4))
     started = time.monotonic()
@@ -285,6 +324,11 @@ def test_the_key_is_what_the_scorer_looks_at(tmp_path: Path) -> None:
     assert len(set(keys)) == 4
     assert key_of(base, ScorerInfo(name="a", version="1", licence="MIT", revision="s", needs=info.needs)) != keys[0]
     assert key_of(Question(None, "", {}), info) is None
+
+
+def test_of_a_scorer_that_names_no_revision_nothing_is_kept() -> None:
+    """Its code may be another one tomorrow, under the same name."""
+    assert key_of(Question(level(1), "p", {}), ScorerInfo(name="a", version="1", licence="MIT")) is None
 
 
 def test_a_cache_that_cannot_be_opened_is_refused(cache: Path) -> None:

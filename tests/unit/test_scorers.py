@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pillow
 
 from tdm_r1.config import RewardConfig, ScorerConfig
@@ -127,6 +128,54 @@ def test_a_score_is_finite_or_an_error(value: float | None) -> None:
         Score(value)
     with pytest.raises(ValueError, match="a value or an error"):
         Score(1.0, error="both")
+
+
+@pytest.mark.parametrize("answer", [None, 0.5, "fine"])
+@pytest.mark.parametrize("kind", [Brightness, Batched])
+def test_what_is_no_score_is_the_error_of_its_row(kind: type[Brightness], answer: Any) -> None:
+    class Odd(kind):  # type: ignore[misc,valid-type]
+        def score_one(self, image: Image, prompt: str, metadata: Metadata) -> Any:
+            return answer if prompt == "odd" else super().score_one(image, prompt, metadata)
+
+    scores = ask(Odd(), [Question(GREY, prompt, {}) for prompt in ("a", "odd", "b")])
+    assert [score.value for score in scores] == [0.2, None, 0.2]
+    assert scores[1].error == f"TypeError: a {type(answer).__name__} came back, expected a Score"
+
+
+def test_numbers_of_other_libraries_are_plain_ones_that_every_store_can_hold() -> None:
+    for one in (np.float32(0.5), np.int64(1), torch.tensor(0.25), True):
+        score = Score(one, parts=(("a", one),))  # type: ignore[arg-type]
+        assert (type(score.value), type(score.parts[0][1])) == (float, float)
+        assert score.value == score.part("a") == float(one)
+
+
+def test_a_text_that_no_record_can_hold_is_made_one_that_it_can_or_refused() -> None:
+    score, error = Score(1.0, detail='{"answer": "\ud83d 4"}'), failed("it said \ud83d")
+    assert (score.detail, error.error) == ('{"answer": "\\ud83d 4"}', "it said \\ud83d")
+    with pytest.raises(TypeError, match="the detail of a score is a text, but a dict was given"):
+        Score(1.0, detail={"answer": 4})  # type: ignore[arg-type]
+
+
+class Painter(Brightness):
+    """Tells the level that it found, and paints the picture white."""
+
+    def score_one(self, image: Image, prompt: str, metadata: Metadata) -> Score:
+        score = super().score_one(image, prompt, metadata)
+        image[:] = 255
+        return score
+
+    def selftest(self) -> None:
+        golden(self, GREY.copy(), 0.2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("picture", [GREY.copy(), file_of("RGB")], ids=["array", "file"])
+def test_a_scorer_may_write_into_its_picture_and_no_other_sees_it(workers: int, picture: Any) -> None:
+    use = {"use": f"{Painter.__module__}:Painter"}
+    judges = Judges(RewardConfig.model_validate({"scorers": {"a": use, "b": use}, "workers": workers}))
+    values = [judges.score(name, [Question(picture, "", {})])[0].value for name in ("a", "b")]
+    judges.close()
+    assert values == [0.0 if isinstance(picture, bytes) else 0.2] * 2
 
 
 def test_a_scorer_that_fails_its_selftest_does_not_serve() -> None:

@@ -236,6 +236,7 @@ def test_prompts_are_read_from_lists_tables_and_objects(name: str, text: str, tm
     ("name", "text", "claim"),
     [
         ("p.csv", "word,tag\na,b\n", "columns"),
+        ("p.csv", f"prompt\na\n{'a' * 200_000}\n", "line 3 .* is no CSV: field larger"),
         ("p.jsonl", '{"prompt": "a"}\n{"seed": 1}\n', "line 2 .* has no prompt"),
         ("p.jsonl", '{"prompt": "a"}\n[1]\n', "line 2 .* is no JSON object"),
         ("p.jsonl", "{\n", "line 1 .* is no JSON"),
@@ -399,6 +400,15 @@ def test_without_a_training_reward_nothing_is_warned_of_and_this_is_said(
     other = made(tmp_path / "other", {"a": (HARD + 1).tolist(), "b": (HARD - 1).tolist()}, trained=False)
     assert tdm_r1("compare", pair[0], other, "--strict") == 0
     assert "no training reward is measured in both" in capfd.readouterr().out
+
+
+def test_a_reward_that_the_baseline_did_not_measure_is_no_passed_gate(
+    pair: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = made(tmp_path / "other", {"b": HARD.tolist()})
+    assert tdm_r1("compare", other, pair[1], "--strict") == 1
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert 'did not ask a; run its command again with --scorer \'a={"use": "a", "options": {}}\'' in said
 
 
 def test_the_model_card_tells_the_gain_that_the_result_tells(finished: Path) -> None:

@@ -219,6 +219,20 @@ def test_hpsv3_has_no_bounds() -> None:
     assert score.value == -11.25
 
 
+@pytest.mark.parametrize(("text", "value"), [("5.3e-05", 5.3e-05), ("-1.25E+1, 0.3", -12.5), ("3e", 3.0)])
+def test_a_number_is_read_with_its_exponent(text: str, value: float) -> None:
+    with judged(Judge(say=lambda _: completion(text)), "hpsv3") as scorer:
+        assert [score.value for score in ask(scorer, [Question(PICTURE, "a dog", {})])] == [value]
+
+
+def test_a_number_beyond_all_numbers_costs_its_own_row_and_is_not_asked_for_again() -> None:
+    judge = Judge(say=lambda text: completion("9e999" if text == "odd" else "1.5"))
+    with judged(judge, "hpsv3") as scorer:
+        scores = ask(scorer, [Question(PICTURE, prompt, {}) for prompt in ("a", "odd", "b")])
+    assert [score.value for score in scores] == [1.5, None, 1.5]
+    assert len(judge.requests) == 3
+
+
 def test_an_endpoint_that_cannot_judge_does_not_serve() -> None:
     with (
         pytest.raises(ScorerError, match="asked about a grey picture: the endpoint answered 404"),

@@ -65,6 +65,7 @@ def test_the_same_votes_are_read_from_every_format_and_identifiers_stay_as_they_
         ("a.parquet", "", "is no Parquet"),
         ("a.csv", "sample_id,like\n", "holds no row"),
         ("a.csv", "sample_id,stars\na,5\n", "has the columns"),
+        ("a.csv", "sample_id,like,like\na,1,0\n", "`a.csv` has the column `like` more than once"),
         ("a.csv", "winner,loser,why\na,b,c\n", "has a column `why`"),
         ("a.csv", "sample_id,like\na,maybe\n", "row 1 of `a.csv` has like='maybe'"),
         ("a.csv", "sample_id,like\na,true,1\n", "is no CSV"),

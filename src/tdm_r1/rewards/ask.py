@@ -69,6 +69,8 @@ def _call(
         scores = scorer.score(images, prompts, metadata)
         if len(scores) != len(images):
             raise ValueError(f"{len(scores)} scores came back for {len(images)} images")
+        if wrong := [score for score in scores if not isinstance(score, Score)]:
+            raise TypeError(f"a {type(wrong[0]).__name__} came back, expected a Score")
         return scores
     except Exception as error:
         if len(images) == 1:

@@ -82,8 +82,8 @@ def cut_out(image: Image, box: Box, mask: Mask | None) -> Image:
 def clip_input(image: Image, side: int) -> Tensor:
     """CLIP's own preprocessing: short side to `side` (bicubic), centre cut, normalised; [1, 3, side, side]."""
     height, width = image.shape[:2]
-    scale = side / min(height, width)
-    size = max(side, int(width * scale)), max(side, int(height * scale))
+    short = min(height, width)
+    size = side * width // short, side * height // short  # whole numbers: of 165 × 110, floats make 335 × 224
     resized = np.asarray(Pillow.fromarray(image).resize(size, Pillow.Resampling.BICUBIC), dtype=np.float32) / 255
     left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
     cut = torch.from_numpy(resized[top : top + side, left : left + side]).permute(2, 0, 1)

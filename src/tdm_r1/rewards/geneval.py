@@ -88,7 +88,8 @@ class GenEvalScorer(PerImage):
         return replace(light, weights="NanoDet (`weights`)", caveat=self._detector.caveat)
 
     def libraries(self) -> Sequence[str]:
-        return ("onnxruntime",) if self.options.detector == "nanodet" else ()
+        networks = {"mask2former": ("transformers", "pillow"), "nanodet": ("onnxruntime", "pillow"), "shapes": ()}
+        return sorted({*networks[self.options.detector], *(("transformers", "pillow") if self._colors else ())})
 
     def files(self) -> Sequence[Path]:
         return [*self._detector.files(), *(self._colors.files() if self._colors else ())]

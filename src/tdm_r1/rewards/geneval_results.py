@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from tdm_r1.artifacts.lines import json_lines
 from tdm_r1.errors import ConfigError
@@ -16,6 +17,8 @@ from tdm_r1.rewards.protocol import Score
 from tdm_r1.worlds.geneval import TAGS
 
 FIELDS = ("filename", "tag", "prompt", "correct", "reason", "metadata", "details")
+KINDS: Final[Mapping[str, type]] = MappingProxyType({"tag": str, "correct": bool, "metadata": object})
+"""What a summary needs of a row."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ def samples(folder: Path) -> list[Sample]:
             metadata = json.loads(row.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(f"`{row}` is no JSON object: {error}", hint="it holds one row of the prompts") from error
+        if not isinstance(metadata, dict):
+            raise ConfigError(f"`{row}` is no JSON object", hint="it holds one row of the prompts")
         found += [Sample(path, metadata) for path in sorted((row.parent / "samples").glob("*.png"))]
     if not found:
         raise ConfigError(
@@ -80,15 +85,20 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: naming the line that is none.
     """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"`{path}` is no UTF-8: {error}") from error
     rows = []
-    for number, row in json_lines(path.read_text(encoding="utf-8"), path):
-        missing = [name for name in ("tag", "correct", "metadata") if not isinstance(row, dict) or name not in row]
-        if missing or not isinstance(row["correct"], bool):
+    for number, row in json_lines(text, path):
+        found = row if isinstance(row, dict) else {}
+        wrong = [name for name, kind in KINDS.items() if name not in found or not isinstance(found[name], kind)]
+        if wrong:
             raise ConfigError(
-                f"line {number} of `{path}` is no result: {', '.join(missing) or 'correct'} is missing or no boolean",
+                f"line {number} of `{path}` is no result: {', '.join(wrong)} is missing or of another type",
                 hint=f"each line has {', '.join(FIELDS)}",
             )
-        rows.append(row)
+        rows.append(found)
     if not rows:
         raise ConfigError(f"`{path}` holds no result")
     return rows

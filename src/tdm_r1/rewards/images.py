@@ -61,7 +61,7 @@ def _decode(content: bytes, min_side: int) -> Image:
         raise
     except Exception as error:  # decoders raise what they like: OSError, SyntaxError, struct.error
         raise BadImageError(f"the file cannot be decoded: {error}") from error
-    return np.asarray(picture)
+    return np.array(picture)  # `asarray` may not be written into, and a scorer may do so
 
 
 def _check_size(width: int, height: int, min_side: int) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+
+import numpy as np
 
 from tdm_r1.config import RewardConfig
 from tdm_r1.models.progress import Progress, silent
@@ -139,7 +141,7 @@ class Judges:
             make_ready(scorer)
             self._ready.add(name)
         for batch in calls(rows, scorer.info.batch):
-            done(batch, ask(scorer, [questions[row] for row in batch]))
+            done(batch, ask(scorer, [_own(questions[row]) for row in batch]))
 
     def _count(self, name: str, scores: Sequence[Score], cached: int, seconds: float) -> None:
         pool = self._pools.get(name)
@@ -152,3 +154,9 @@ class Judges:
         """End every scoring process."""
         for pool in self._pools.values():
             pool.close()
+
+
+def _own(question: Question) -> Question:
+    """With a copy of the pixels, as a process of the pool has: a scorer may write into what it is given."""
+    picture = question.picture
+    return replace(question, picture=picture.copy()) if isinstance(picture, np.ndarray) else question

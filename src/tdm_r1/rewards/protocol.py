@@ -44,7 +44,8 @@ class ScorerInfo:
     licence: str
     """Of code and weights, as SPDX where there is one."""
     revision: str = ""
-    """SHA-256 over all that can change a value: code, options, weights. Part of every key of the result cache."""
+    """SHA-256 over all that can change a value: code, options, weights. Part of every key of the result cache; of a
+    scorer that names none, nothing is kept."""
     needs: tuple[Literal["image", "prompt", "metadata", "feedback"], ...] = ("image",)
     """What it looks at; what it does not look at is no part of the cache's key. `feedback` is what people said of the
     sample's group: the stage puts it into the metadata under that name."""
@@ -85,15 +86,31 @@ class Score:
     error: str | None = None
 
     def __post_init__(self) -> None:
+        """Make numbers of NumPy and Torch plain ones, and texts such as UTF-8 can hold: a record stores them."""
         if (self.value is None) == (self.error is None):
             raise ValueError(f"a score has a value or an error, but {self.value} and {self.error!r} were given")
         for name, value in (("value", self.value), *self.parts):
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"a score is finite, but {name}={value} was given; say what failed in `error`")
+        plain = {
+            "value": None if self.value is None else float(self.value),
+            "parts": tuple((str(name), float(value)) for name, value in self.parts),
+            "detail": _stored(self.detail, "detail"),
+            "error": _stored(self.error, "error"),
+        }
+        for name, content in plain.items():
+            object.__setattr__(self, name, content)
 
     def part(self, name: str) -> float | None:
         """The first part of that name."""
         return next((value for part, value in self.parts if part == name), None)
+
+
+def _stored(text: str | None, name: str) -> str | None:
+    """A text without the halves of characters that a decoder of JSON lets through."""
+    if text is not None and not isinstance(text, str):
+        raise TypeError(f"the {name} of a score is a text, but a {type(text).__name__} was given")
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def failed(reason: str) -> Score:

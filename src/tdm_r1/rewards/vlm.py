@@ -42,7 +42,8 @@ UNIFIED: Final = (
     "to 5 after 'Final Score:'.\nYour task is provided as follows:\nText Caption: [{prompt}]"
 )
 """The words that UnifiedReward is asked with (arXiv 2503.05236) by Flow-GRPO; other words give other scores."""
-NUMBER: Final = r"(-?\d+(?:\.\d+)?)"
+NUMBER: Final = r"(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
+"""A small μ is written as 5.3e-05, which is not 5.3."""
 
 
 class VlmOptions(Section):
@@ -140,11 +141,11 @@ class VlmJudge(BaseScorer):
         try:
             choice = self._endpoint.ask(self.request(image, prompt))
             value = _expected(choice, self.options.levels) if self.options.levels else _number(choice, self.options)
+            return Score(value, detail=json.dumps({"answer": choice["message"]["content"]}, ensure_ascii=False))
         except EndpointError as error:
             return failed(str(error))
         except Exception as error:
             return failed(reason_of(error))
-        return Score(value, detail=json.dumps({"answer": choice["message"]["content"]}, ensure_ascii=False))
 
     def request(self, image: Image, prompt: str) -> dict[str, Any]:
         """The body of one request."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +97,11 @@ def kind_of(columns: Iterable[str], label: str) -> str:
     """Which of the three kinds has these columns.
 
     Raises:
-        SchemaError: when none has, or there is a column that none knows.
+        SchemaError: when none has, or there is a column that none knows, or one twice.
     """
     names = list(columns)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise SchemaError(f"`{label}` has the column `{twice[0]!s:.60}` more than once", hint=_HINT)
     for kind, needed in KINDS.items():
         if set(needed) <= set(names) and not (strange := [n for n in names if n not in (*needed, *OPTIONAL)]):
             return kind

@@ -5,8 +5,11 @@ Started by `tdm_r1.rewards.process`; its arguments are the numbers of its end of
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,7 +99,15 @@ def serve(connection: Connection, shelf: Shelf | None) -> None:
         connection.send(Scored(scores, time.monotonic() - started, resident_mb()))
 
 
+def _outlive_no_parent(parent: int) -> None:
+    """End this session when the parent is gone: nobody would then end a scorer that hangs."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(0, signal.SIGKILL)
+
+
 def main() -> None:
+    threading.Thread(target=_outlive_no_parent, args=(os.getppid(),), daemon=True).start()
     try:
         serve(Connection(int(sys.argv[1])), Shelf(int(sys.argv[2])) if len(sys.argv) > 2 else None)
     except (EOFError, BrokenPipeError, ConnectionResetError):

@@ -7,6 +7,7 @@ its interval below 0: what a generator does that exploits its verifier.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,16 +73,32 @@ def against_baseline(baseline: Evaluated, other: Evaluated) -> dict[str, Any]:
     better = {name: after[name].higher_is_better for name in overall}
     own = () if trained is None else tuple(name for name, section in trained.scorers.items() if section.weight)
     remarks = [f"`{name}` is left out: it is another version, or was told something else" for name in sorted(unlike)]
-    if REWARD not in overall:
+    if trained is None:
         remarks.append("no training reward is measured in both, so nothing says whether a metric parts from it")
     return {
         "address": other.address,
         "title": other.content["title"],
         "differences": rows,
         "better": better,
-        "warnings": partings(overall, better, own),
+        "warnings": partings(overall, better, own)
+        if trained is None or REWARD in overall
+        else [_unknown(baseline, trained)],
         "remarks": remarks,
     }
+
+
+def _unknown(baseline: Evaluated, trained: RewardConfig) -> str:
+    """Why nothing can be said of a training reward that there is."""
+    told = "nothing says whether a metric parts from the training reward, which cannot be computed for both"
+    missing = {n: one for n, one in trained.scorers.items() if one.weight and n not in baseline.samples}
+    if not missing:
+        return told
+    flags = [
+        f"--scorer '{name}={json.dumps({'use': one.use or name, 'options': one.options})}'"
+        for name, one in missing.items()
+    ]
+    asked = f"`{baseline.address}` did not ask {', '.join(missing)}"
+    return f"{told}: {asked}; run its command again with {' '.join(flags)}, which draws nothing again"
 
 
 def _difference(before: Metric, after: Metric) -> Values:

@@ -69,7 +69,10 @@ def _table(text: str, path: Path) -> Iterator[tuple[int, Row]]:
     reader = csv.DictReader(io.StringIO(text))
     if not {name.strip().lower() for name in reader.fieldnames or ()} & set(TEXTS):
         raise ConfigError(f"`{path}` has the columns {reader.fieldnames}", hint=f"one must be {', '.join(TEXTS)}")
-    return ((reader.line_num, {key: value for key, value in row.items() if key}) for row in reader)
+    try:
+        yield from ((reader.line_num, {key: value for key, value in row.items() if key}) for row in reader)
+    except csv.Error as error:
+        raise ConfigError(f"line {reader.line_num + 1} of `{path}` is no CSV: {error}") from error
 
 
 def _objects(text: str, path: Path) -> Iterator[tuple[int, Row]]:
