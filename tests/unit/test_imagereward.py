@@ -171,7 +171,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused(converted: Path, tmp_path: Pa
         torch.save({key: value for key, value in state.items() if key != name}, tmp_path / "short.pt")
         with pytest.raises(ConfigError, match=r"missing or left over|do not fit"):
             convert_imagereward(tmp_path / "short.pt", converted / "tokenizer", tmp_path / "out", tiny())
+
+
+def test_a_checkpoint_that_is_not_there_is_called_no_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert tdm_r1("scorer", "convert", "imagereward", str(tmp_path / "none.pt"), "--out", str(tmp_path / "out")) == 2
+    assert "none.pt` is no file" in capfd.readouterr().err.replace("\n", "")
 
 
 def test_a_folder_without_a_head_is_refused(tmp_path: Path) -> None:

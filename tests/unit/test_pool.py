@@ -20,16 +20,19 @@ import pytest
 
 from tdm_r1.config import RewardConfig
 from tdm_r1.errors import ConfigError, ScorerError
+from tdm_r1.rewards import process
 from tdm_r1.rewards.ask import Question
 from tdm_r1.rewards.batches import Batch, calls, take
 from tdm_r1.rewards.cache import VARIABLE, key_of
 from tdm_r1.rewards.judges import Judges
-from tdm_r1.rewards.process import WorkerProcess, cores
+from tdm_r1.rewards.process import WorkerProcess, cores, processes
 from tdm_r1.rewards.protocol import Score, ScorerInfo
 from tdm_r1.rewards.shelf import Shelf
 from tdm_r1.rewards.worker import Order, Ready, Refused, Scored
 from tdm_r1.worlds.shapes.grammar import split
 from tdm_r1.worlds.shapes.render import render
+
+NASTY = ScorerInfo(name="nasty", version="1", licence="MIT", batch=4)
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +140,7 @@ def test_pictures_stay_on_the_shelf_while_others_are_put_on_its_other_side() -> 
 
 
 def test_a_busy_process_gets_one_batch_that_waits_unless_it_fills_the_pipe_or_one_of_them_is_a_suspect() -> None:
-    process = WorkerProcess(Order("nasty", {}))
+    process = WorkerProcess(Order("nasty", {}, NASTY))
     batch, suspect, big = Batch([0]), Batch([0], suspect=True), [Question(np.zeros((99, 99, 3)), "", {})]
     assert not process.takes(batch)  # it is loading
     assert isinstance(_next_answer(process), Ready)
@@ -188,9 +191,10 @@ import numpy as np
 from tdm_r1.rewards.ask import Question
 from tdm_r1.rewards.batches import Batch
 from tdm_r1.rewards.process import WorkerProcess
+from tdm_r1.rewards.protocol import ScorerInfo
 from tdm_r1.rewards.worker import Order
 
-process = WorkerProcess(Order("nasty", {}))
+process = WorkerProcess(Order("nasty", {}, ScorerInfo(name="nasty", version="1", licence="MIT", batch=4)))
 process.connection.poll(60)
 process.answer()
 process.ask(Batch([0]), [Question(np.zeros((8, 8, 3), np.uint8), "hang", {})], 600)
@@ -291,6 +295,22 @@ def test_none_is_one_process_per_core_of_this_one(opened: list[Judges]) -> None:
     opened.append(judges(workers=None))
     opened[0].score("nasty", questions(""))
     assert opened[0].tallies[0].workers == cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("limit", "available", "count"),
+    [("max", 9000, 8), (str(2500 * 2**20), 9000, 2), ("max", 3900, 3), ("max", 10, 1), ("unreadable", None, 8)],
+)
+def test_there_are_no_more_processes_than_memory_for_their_scorers(
+    limit: str, available: int | None, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "limit").write_text(limit)
+    if available is not None:
+        (tmp_path / "memory").write_text(f"MemTotal: 1 kB\nMemAvailable:  {available * 1024} kB\n")
+    monkeypatch.setattr(process, "CGROUP_MEMORY", tmp_path / "limit")
+    monkeypatch.setattr(process, "MEMORY", tmp_path / "memory")
+    monkeypatch.setattr(process, "cores", lambda: 8)
+    assert processes(1000.0) == count
 
 
 @pytest.fixture

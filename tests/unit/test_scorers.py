@@ -122,6 +122,16 @@ def test_a_scorer_that_returns_another_number_of_scores_gives_none() -> None:
     assert [score.error for score in scores] == ["ValueError: 0 scores came back for 1 images"] * 3
 
 
+def test_a_scorer_whose_info_is_known_does_not_hash_its_weights_again() -> None:
+    class Heavy(Brightness):
+        def files(self) -> Sequence[Path]:
+            raise AssertionError("gigabytes are hashed")
+
+    assert ask(Heavy(), [Question(GREY, "", {})], Brightness.about)[0].value == 0.2
+    with pytest.raises(AssertionError, match="gigabytes"):
+        ask(Heavy(), [Question(GREY, "", {})])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
 def test_a_score_is_finite_or_an_error(value: float | None) -> None:
     with pytest.raises(ValueError, match="a score"):

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from tdm_r1.models.sampler import guided_sample
 from tdm_r1.presets import resolve
 from tdm_r1.report.card import Card, model_card
 from tdm_r1.rewards.geneval_results import read_results, summarize
+from tdm_r1.rewards.judges import Judges
+from tdm_r1.rewards.protocol import Score, ScorerInfo
 from tdm_r1.rng import Keys
 from tdm_r1.runtime.release import _remarks
 from tdm_r1.runtime.results import result
@@ -31,11 +34,12 @@ from tdm_r1.runtime.run import open_run
 from tdm_r1.runtime.suites.comparison import partings
 from tdm_r1.runtime.suites.evaluation import SAMPLES, geneval_results
 from tdm_r1.runtime.suites.judging import judging
-from tdm_r1.runtime.suites.parts import write
+from tdm_r1.runtime.suites.parts import Part, scored, write
 from tdm_r1.runtime.suites.subject import open_model
 from tdm_r1.runtime.suites.suite import open_suite, remarks
 from tdm_r1.runtime.suites.tables import reward_metric
 from tdm_r1.statistics import Interval
+from tdm_r1.worlds.world import WorldPrompt
 from tests.support import content, tdm_r1, tree
 
 PLANE = ("--suite", "plane", "--workers", "0")
@@ -135,6 +139,39 @@ def test_a_shard_that_is_none_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+class Bare:
+    """A scorer of another hand: no base class, and at first no revision."""
+
+    info = ScorerInfo(name="bare", version="1", licence="MIT")
+    asked = 0
+
+    def load(self, threads: int) -> None:
+        del threads
+
+    def selftest(self) -> None:
+        return
+
+    def score(self, images: Sequence[Any], prompts: Sequence[str], metadata: Sequence[Any]) -> list[Score]:
+        Bare.asked += len(images)
+        return [Score(float(len(prompt))) for prompt in prompts]
+
+
+@pytest.mark.parametrize(("revision", "times"), [("", 2), ("a", 1)])
+def test_a_score_is_taken_from_before_only_if_its_scorer_says_which_revision_it_is(
+    revision: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bare, "asked", 0)
+    monkeypatch.setattr(Bare, "info", replace(Bare.info, revision=revision))
+    judges = Judges(RewardConfig.model_validate({"scorers": {"bare": {"use": f"{__name__}:Bare"}}, "workers": 0}))
+    part = Part(0, ((WorldPrompt("p-0", "a cat", "animals", "test", {}), 0),))
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    for _ in range(2):
+        (row,) = scored(part, [picture.getvalue()], "bare", judges, open_store(str(tmp_path)), "suite")
+        assert row["value"] == 5.0
+    assert Bare.asked == times
+
+
 def test_a_scorer_that_is_added_later_draws_nothing_again(evaluated: tuple[Path, list[str]]) -> None:
     folder, arguments = evaluated
     drawn = {path: path.stat().st_mtime_ns for path in (folder / "images").iterdir()}
@@ -213,6 +250,7 @@ def test_a_scorer_without_its_weights_refuses_before_anything_is_drawn(
     ("name", "text"),
     [
         ("p.txt", "a cat\n\n a dog \na cat\n"),
+        ("p.txt", "a cat\r\n\r\na\u2028dog\r\na cat"),
         ("p.csv", '\ufeffPrompts,Category\na cat,Colors\n" a dog ",Colors\na cat,"Rare Words"\n'),
         ("p.jsonl", '{"prompt": "a cat", "seed": 1}\n\n{"text": " a dog "}\n{"prompt": "a cat", "tag": "rare"}\n'),
         ("p.jsonl", '{"prompt": "a cat", "note": "a\u2028b"}\r\n{"text": "a dog"}\n{"prompt": "a cat", "tag": "rare"}'),
@@ -221,7 +259,7 @@ def test_a_scorer_without_its_weights_refuses_before_anything_is_drawn(
 def test_prompts_are_read_from_lists_tables_and_objects(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     suite = open_suite("drawbench", tmp_path / name)
-    assert [row.text for row in suite.prompts] == ["a cat", "a dog", "a cat"]
+    assert [row.text.replace("\u2028", " ") for row in suite.prompts] == ["a cat", "a dog", "a cat"]
     assert len({row.prompt_id for row in suite.prompts}) == 3
     tags = {
         "p.txt": ["prompts"] * 3,

@@ -16,6 +16,8 @@ def read_checkpoint(path: Path) -> Any:
     Raises:
         ConfigError: when it holds anything that would have to be executed, or cannot be read.
     """
+    if not path.is_file():
+        raise ConfigError(f"`{path}` is no file", hint="name the checkpoint that was downloaded")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -50,7 +50,7 @@ class RewardConfig(Section):
     max_error_rate: Share = 0.1
     """Share of the rows of a shard that a scorer may fail on, before the stage fails."""
     workers: Count | None = None
-    """Scoring processes; none is one per core, 0 scores in the stage's own process. Never changes a result."""
+    """Scoring processes; none is one per core with memory for it, 0 the stage's own process. Never changes a result."""
     time_limit: Rate = 30.0
     """Seconds for one call of a scorer, or 5 × its stated cost if that is more; then its process is killed."""
     recycle_rows: Positive = 4096

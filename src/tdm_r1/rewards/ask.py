@@ -8,7 +8,7 @@ from typing import Any
 
 from tdm_r1.errors import ScorerError, TdmR1Error
 from tdm_r1.rewards.images import BadImageError, as_image
-from tdm_r1.rewards.protocol import Image, Metadata, Score, Scorer, failed, reason_of
+from tdm_r1.rewards.protocol import Image, Metadata, Score, Scorer, ScorerInfo, failed, reason_of
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,19 @@ def make_ready(scorer: Scorer, threads: int = 1) -> None:
         ) from error
 
 
-def ask(scorer: Scorer, questions: Sequence[Question]) -> list[Score]:
-    """One score per question, in order; a row that cannot be scored says why."""
+def ask(scorer: Scorer, questions: Sequence[Question], info: ScorerInfo | None = None) -> list[Score]:
+    """One score per question, in order; a row that cannot be scored says why.
+
+    Args:
+        info: the scorer's own, where it is known: to ask for it may hash gigabytes of weights.
+    """
+    info = info or scorer.info
     scores: list[Score | None] = [None] * len(questions)
     rows: list[int] = []
     images: list[Image] = []
     for row, question in enumerate(questions):
         try:
-            images.append(as_image(question.picture, scorer.info.min_side))
+            images.append(as_image(question.picture, info.min_side))
             rows.append(row)
         except BadImageError as error:
             scores[row] = failed(f"bad image: {error}")

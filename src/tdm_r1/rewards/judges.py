@@ -133,8 +133,8 @@ class Judges:
         scorer, section = self.scorers[name], self.config.scorers[name]
         if self.config.workers != 0:
             if name not in self._pools:
-                order = Order(section.use or name, section.options)
-                self._pools[name] = Pool(order, scorer.info, self.config)
+                order = Order(section.use or name, section.options, scorer.info)
+                self._pools[name] = Pool(order, self.config)
             self._pools[name].score(questions, rows, done)
             return
         if name not in self._ready:

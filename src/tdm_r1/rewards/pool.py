@@ -20,8 +20,8 @@ from tdm_r1.config import RewardConfig
 from tdm_r1.errors import ScorerError
 from tdm_r1.rewards.ask import Question
 from tdm_r1.rewards.batches import UNIT, Batch, calls, take
-from tdm_r1.rewards.process import WorkerProcess, cores
-from tdm_r1.rewards.protocol import Score, ScorerInfo, failed
+from tdm_r1.rewards.process import WorkerProcess, processes
+from tdm_r1.rewards.protocol import Score, failed
 from tdm_r1.rewards.worker import Order, Refused, Scored
 
 DEATHS_OF_A_ROW: Final = 2
@@ -47,10 +47,10 @@ class Upkeep:
 class Pool:
     """The processes of one scorer. They stay until `close`, or until nobody holds the pool."""
 
-    def __init__(self, order: Order, info: ScorerInfo, config: RewardConfig) -> None:
+    def __init__(self, order: Order, config: RewardConfig) -> None:
         self.upkeep = Upkeep()
-        self._order, self._info, self._config = order, info, config
-        self._size = cores() if config.workers is None else config.workers
+        self._order, self._info, self._config = order, order.info, config
+        self._size = processes(order.info.memory_mb) if config.workers is None else config.workers
         self._workers: list[WorkerProcess] = []
         self._deaths = 0
         self._call: float | None = None

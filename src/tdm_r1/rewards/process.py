@@ -29,6 +29,8 @@ THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", 
 AHEAD: Final = 2**16
 """Bytes of a message that a busy process may be sent: they lie in the pipe, so neither end waits for the other."""
 CGROUP_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+CGROUP_MEMORY: Final = Path("/sys/fs/cgroup/memory.max")
+MEMORY: Final = Path("/proc/meminfo")
 
 
 def cores() -> int:
@@ -38,6 +40,22 @@ def cores() -> int:
         quota, period = CGROUP_QUOTA.read_text(encoding="ascii").split()
         count = min(count, max(1, math.ceil(int(quota) / int(period))))
     return count
+
+
+def memory_mb() -> float:
+    """Megabytes that new processes may fill: what is available, at most the limit of the container."""
+    found = [math.inf]
+    with contextlib.suppress(OSError, ValueError):  # the limit may be the word `max`
+        found.append(int(CGROUP_MEMORY.read_text(encoding="ascii")) / 2**20)
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = dict(line.split(":", 1) for line in MEMORY.read_text(encoding="ascii").splitlines())
+        found.append(int(lines["MemAvailable"].removesuffix("kB")) / 2**10)
+    return min(found)
+
+
+def processes(scorer_mb: float) -> int:
+    """One per core, as far as there is memory for a scorer that says to take `scorer_mb`; one at least."""
+    return int(max(1, min(cores(), memory_mb() // max(scorer_mb, 1.0))))
 
 
 class WorkerProcess:

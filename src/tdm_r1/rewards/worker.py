@@ -19,7 +19,7 @@ from typing import Any
 
 from tdm_r1.errors import TdmR1Error
 from tdm_r1.rewards.ask import Question, ask, make_ready
-from tdm_r1.rewards.protocol import Score, reason_of
+from tdm_r1.rewards.protocol import Score, ScorerInfo, reason_of
 from tdm_r1.rewards.registry import open_scorer
 from tdm_r1.rewards.shelf import Shelf
 
@@ -30,6 +30,8 @@ class Order:
 
     use: str
     options: Mapping[str, Any]
+    info: ScorerInfo
+    """Known to the parent, so that the weights are not hashed by every process."""
     threads: int = 1
 
 
@@ -88,13 +90,13 @@ def serve(connection: Connection, shelf: Shelf | None) -> None:
         return
     _one_thread(order.threads)
     connection.send(Ready())
-    size = scorer.info.batch
+    size = order.info.batch
     while True:
         questions: list[Question] = connection.recv()
         if shelf is not None:
             questions = shelf.take(questions)
         started = time.monotonic()
-        parts = [ask(scorer, questions[start : start + size]) for start in range(0, len(questions), size)]
+        parts = [ask(scorer, questions[start : start + size], order.info) for start in range(0, len(questions), size)]
         scores = [score for part in parts for score in part]
         connection.send(Scored(scores, time.monotonic() - started, resident_mb()))
 

@@ -81,7 +81,7 @@ def scored(part: Part, images: Sequence[bytes], name: str, judges: Judges, store
     """Scores of a part by one scorer: those that lie there by this very scorer, or new ones, which then lie there."""
     revision = judges.scorers[name].info.revision
     key, about = part.key(f"scores/{name}"), {"asked": asked, "revision": revision}
-    table = read(store, key, SCORES, about)
+    table = read(store, key, SCORES, about) if revision else None  # whose code may be another one today
     if table is None:
         pairs = list(zip(part.images, images, strict=True))
         questions = [Question(image, row.text, row.metadata) for (row, _), image in pairs]

@@ -62,7 +62,8 @@ def _first(row: Row, names: tuple[str, ...]) -> Any:
 
 def _lines(text: str, path: Path) -> Iterator[tuple[int, Row]]:
     del path
-    return ((number, {"prompt": line}) for number, line in enumerate(text.splitlines(), start=1) if line.strip())
+    lines = io.StringIO(text, newline=None)  # `splitlines` would also cut at U+2028 and form feeds
+    return ((number, {"prompt": line}) for number, line in enumerate(lines, start=1) if line.strip())
 
 
 def _table(text: str, path: Path) -> Iterator[tuple[int, Row]]:
