@@ -212,3 +212,15 @@ def test_a_dtype_that_the_device_lacks_is_refused() -> None:
         require_dtype("cpu", dtype)
     with pytest.raises(ConfigError, match=r"`float8_e4m3fn`, but the device `cpu`[\s\S]*model\.dtype=float32"):
         require_dtype("cpu", "float8_e4m3fn")
+
+
+def test_a_run_in_float16_is_refused_before_any_work_for_its_gradients_would_vanish(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--preset", "shapes_smoke", "--set", "model.dtype=float16")
+    for arguments in (("init", "--root", str(tmp_path / "run")), ("run", "--dry-run")):
+        assert tdm_r1(*arguments, *asked) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "gradients of a training stage round to 0" in said
+        assert "model.dtype=bfloat16" in said
+    assert not (tmp_path / "run" / "run.json").exists()

@@ -31,6 +31,22 @@ def require_device(config: NumericsConfig, dtype: str) -> None:
     require_dtype(config.device, dtype)
 
 
+def require_trainable(dtype: str) -> None:
+    """Refuse a precision in which gradients vanish.
+
+    A loss is a mean over every number of a latent and every trajectory of a step, some 1e8 of them at 512²: its
+    gradient for one of them is below the smallest float16, so a role would learn from what is left, and nobody see.
+
+    Raises:
+        ConfigError: for float16, which samples well.
+    """
+    if dtype == "float16":
+        raise ConfigError(
+            "model.dtype is `float16`, in which the gradients of a training stage round to 0",
+            hint="set model.dtype=bfloat16, or float32 on a GPU before Ampere; float16 is for `tdm-r1 evaluate`",
+        )
+
+
 def apply(config: NumericsConfig) -> None:
     """Fix the thread count and ask for deterministic kernels."""
     torch.set_num_threads(config.threads)
@@ -58,7 +74,7 @@ def require_dtype(device: str, dtype: str) -> None:
 def _lacks(device: str, dtype: str) -> ConfigError:
     return ConfigError(
         f"model.dtype is `{dtype}`, but the device `{device}` of this machine cannot compute in it",
-        hint="set model.dtype=float32, or float16 on a GPU before Ampere",
+        hint="set model.dtype=float32; to sample only, float16 goes on a GPU before Ampere",
     )
 
 
