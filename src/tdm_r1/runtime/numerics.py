@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -49,8 +50,15 @@ def require_trainable(dtype: str) -> None:
 
 def apply(config: NumericsConfig) -> None:
     """Fix the thread count and ask for deterministic kernels."""
+    _fix_workspace(config.device)
     torch.set_num_threads(config.threads)
     torch.set_deterministic_debug_mode("error")  # `use_deterministic_algorithms` imports the compiler: 3 s a process
+
+
+def _fix_workspace(device: str) -> None:
+    """What cuBLAS is told is read at a process's first product; 2.9 refuses deterministic products without it."""
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @cache
@@ -61,6 +69,7 @@ def require_dtype(device: str, dtype: str) -> None:
         ConfigError: when the device cannot compute so, or would only emulate it.
     """
     kind = getattr(torch, dtype)
+    _fix_workspace(device)
     try:
         x = torch.ones(1, 1, 8, 8, device=device).to(kind)
         torch.nn.functional.scaled_dot_product_attention(x @ x, x, torch.nn.functional.conv2d(x, x[..., :1, :1]))
