@@ -92,7 +92,7 @@ class Adapter:
         return {f"{name}.weight": self._weight(name, role) for name in names}
 
     def _weight(self, name: str, role: Mapping[str, Tensor]) -> Tensor:
-        """W + (α/r) B A where the base lies, in the role's own precision."""
+        """W + (α/r) B A where the base lies, in float32 at least: a narrower sum would lose the product."""
         base, down, up = self.base[f"{name}.weight"], role[f"{name}.lora_A"], role[f"{name}.lora_B"]
-        scale = self.config.alpha / self.config.rank
-        return torch.addmm(base.to(up.dtype), up.to(base.device), down.to(base.device), alpha=scale)
+        kind, scale = torch.promote_types(up.dtype, torch.float32), self.config.alpha / self.config.rank
+        return torch.addmm(base.to(kind), up.to(base.device, kind), down.to(base.device, kind), alpha=scale)
