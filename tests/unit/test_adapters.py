@@ -49,6 +49,15 @@ def test_a_narrow_role_is_not_copied_when_it_is_whole_and_summed_in_float32_when
     )
 
 
+def test_factors_go_to_the_device_of_the_base_once_for_a_call_and_nowhere_else() -> None:
+    far = {name: tensor.to("meta") for name, tensor in BASE.items()}
+    config = AdapterConfig(rank=3, alpha=6.0, targets=("attn.to_q",), application="factored")
+    role = adapter().new(KEYS, "generator")
+    assert {tensor.device.type for tensor in Adapter(far, config).apply(role).values()} == {"meta"}
+    beside = Adapter(BASE, config).apply(role)
+    assert all(beside[name] is tensor for name, tensor in role.items()), "no copy where they lie there already"
+
+
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_gradients_flow_into_the_role_and_not_into_the_base(kind: str) -> None:
     found = adapter(kind=kind)

@@ -86,8 +86,10 @@ class Adapter:
         """What a backbone takes for a role: effective weights, or its factors; gradients flow into its tensors."""
         if self.config.kind == "full":
             return dict(role)
-        if self.factored:
-            return Factors(role, self.config.alpha / self.config.rank)
+        if self.factored:  # all at once: a copy to a GPU in every layer would have the GPU wait in every layer
+            device = next(iter(self.base.values())).device
+            near = {name: tensor.to(device) for name, tensor in role.items()}
+            return Factors(near, self.config.alpha / self.config.rank)
         names = [key.removesuffix(".lora_A") for key in role if key.endswith(".lora_A")]
         return {f"{name}.weight": self._weight(name, role) for name in names}
 
