@@ -26,7 +26,7 @@ def start() -> dict[str, Tensor]:
 
 def part(params: dict[str, Tensor], step: int, number: int) -> Tensor:
     x = torch.randn(5, generator=torch.Generator().manual_seed(10 * step + number))
-    return (params["a"] @ x).square().sum() + (params["b"] * (number + 1) - 1).square().sum()
+    return (params["a"].float() @ x).square().sum() + (params["b"].float() * (number + 1) - 1).square().sum()
 
 
 def train(optimizer: RoleOptimizer, steps: range, rank: int, size: int) -> list[float]:
@@ -43,6 +43,8 @@ def compare(sharding: DistributedConfig, tolerance: float) -> None:
     world = TorchWorld()
     whole, unbroken = RoleOptimizer("r", start(), ADAM, {}), open_optimizer("r", start(), ADAM, {}, world, sharding)
     assert unbroken.state() == {}
+    held = torch.bfloat16 if sharding.dtype == "bfloat16" else torch.float32
+    assert {tensor.dtype for tensor in unbroken.params.values()} == {held}, "a wider copy of a whole base has no room"
     norms = [train(whole, range(4), 0, ALONE.size), train(unbroken, range(4), world.rank, world.size)]
     torch.testing.assert_close(norms[1], norms[0], rtol=max(tolerance, 1e-6), atol=tolerance)
     torch.testing.assert_close(unbroken.tensors(), whole.tensors(), rtol=0, atol=tolerance)

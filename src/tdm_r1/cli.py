@@ -151,7 +151,9 @@ def init(root: Root, preset: str = "shapes_cpu", set_: Set = None) -> None:
     console.OUT.print(f"{root}/run.json", soft_wrap=True)
 
 
-def _config(preset: str | None, pairs: list[str] | None, memory_gb: float | None = None) -> RunConfig | None:
+def _config(
+    preset: str | None, pairs: list[str] | None, memory_gb: float | None = None, processes: int = 1
+) -> RunConfig | None:
     """The configuration of a new run, or None to resume the run that stands at the root."""
     if preset is None and not pairs:
         if memory_gb is not None:
@@ -162,7 +164,7 @@ def _config(preset: str | None, pairs: list[str] | None, memory_gb: float | None
         return config
     from tdm_r1.plan.fit import fitted
 
-    return fitted(config, memory_gb)
+    return fitted(config, memory_gb, processes)
 
 
 @app.command()
@@ -172,6 +174,7 @@ def run(
     set_: Set = None,
     isolate: Annotated[bool, typer.Option(help="One process per stage, as a cluster does.")] = False,
     memory_gb: Annotated[float | None, typer.Option(help="Of a new run: pick microbatches that fit.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="With --memory-gb: of a training stage.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; nothing is done or fetched.")] = False,
     metrics_port: MetricsPort = "",
     pushgateway: PushgatewayUrl = "",
@@ -181,7 +184,7 @@ def run(
     from tdm_r1.runtime.command import run_loop
     from tdm_r1.telemetry.outlets import Outlets
 
-    config = _config(preset, set_, memory_gb)
+    config = _config(preset, set_, memory_gb, processes)
     if dry_run:
         show(root, config)
     elif root is None:

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tdm_r1.artifacts.repository import read_manifest
 from tdm_r1.artifacts.store import open_store
-from tdm_r1.config import ModelConfig
+from tdm_r1.config import ModelConfig, NumericsConfig
 from tdm_r1.errors import ConfigError
 from tdm_r1.models.sources import ASSETS, folder_digest, licence_of, open_source, source_folder
-from tdm_r1.runtime.numerics import require_dtype
+from tdm_r1.runtime.numerics import apply, require_dtype
 from tests.hub import Hub, serving
 from tests.s3 import BUCKET, Server
 from tests.support import plane_run, tdm_r1
@@ -127,7 +128,7 @@ def test_what_is_not_pinned_or_not_there_is_refused_with_what_to_do(
 
 ASK = """
 import sys
-from tdm_r1.config import ModelConfig
+from tdm_r1.config import ModelConfig, NumericsConfig
 from tdm_r1.errors import TdmR1Error
 from tdm_r1.models.sources import open_source
 for address in sys.argv[1:]:
@@ -212,3 +213,28 @@ def test_a_dtype_that_the_device_lacks_is_refused() -> None:
         require_dtype("cpu", dtype)
     with pytest.raises(ConfigError, match=r"`float8_e4m3fn`, but the device `cpu`[\s\S]*model\.dtype=float32"):
         require_dtype("cpu", "float8_e4m3fn")
+
+
+def test_cublas_is_told_its_workspace_before_the_first_product_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older versions of torch refuse every deterministic product without it; nothing is asked of a GPU here."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    threads = torch.get_num_threads()
+    apply(NumericsConfig(threads=threads))
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    apply(NumericsConfig(threads=threads, device="cuda"))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    apply(NumericsConfig(threads=threads, device="cuda"))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_a_run_in_float16_is_refused_before_any_work_for_its_gradients_would_vanish(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--preset", "shapes_smoke", "--set", "model.dtype=float16")
+    for arguments in (("init", "--root", str(tmp_path / "run")), ("run", "--dry-run")):
+        assert tdm_r1(*arguments, *asked) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "gradients of a training stage round to 0" in said
+        assert "model.dtype=bfloat16" in said
+    assert not (tmp_path / "run" / "run.json").exists()

@@ -39,6 +39,25 @@ def test_the_effective_weight_is_the_base_plus_the_scaled_product() -> None:
     torch.testing.assert_close(effective["block.attn.to_q.weight"], BASE["block.attn.to_q.weight"] + 6 / 3 * (b @ a))
 
 
+def test_a_narrow_role_is_not_copied_when_it_is_whole_and_summed_in_float32_when_it_is_a_product() -> None:
+    whole = {name: tensor.bfloat16() for name, tensor in BASE.items()}
+    assert all(found is whole[name] for name, found in adapter(kind="full").apply(whole).items())
+    a, b = torch.randn(3, 4).bfloat16(), 1e-4 * torch.randn(6, 3).bfloat16()
+    merged = adapter().apply({"block.attn.to_q.lora_A": a, "block.attn.to_q.lora_B": b})["block.attn.to_q.weight"]
+    torch.testing.assert_close(
+        merged, BASE["block.attn.to_q.weight"] + 6 / 3 * (b.float() @ a.float()), rtol=0, atol=1e-6
+    )
+
+
+def test_factors_go_to_the_device_of_the_base_once_for_a_call_and_nowhere_else() -> None:
+    far = {name: tensor.to("meta") for name, tensor in BASE.items()}
+    config = AdapterConfig(rank=3, alpha=6.0, targets=("attn.to_q",), application="factored")
+    role = adapter().new(KEYS, "generator")
+    assert {tensor.device.type for tensor in Adapter(far, config).apply(role).values()} == {"meta"}
+    beside = Adapter(BASE, config).apply(role)
+    assert all(beside[name] is tensor for name, tensor in role.items()), "no copy where they lie there already"
+
+
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_gradients_flow_into_the_role_and_not_into_the_base(kind: str) -> None:
     found = adapter(kind=kind)

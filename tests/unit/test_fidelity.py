@@ -18,7 +18,16 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from tdm_r1.artifacts.records import Base, PromptSet, Rewards, Rollout, SurrogateState, join_roles
+from tdm_r1.artifacts.records import (
+    Base,
+    PromptSet,
+    Rewards,
+    Rollout,
+    SurrogateState,
+    TrainingState,
+    join_roles,
+    role_tensors,
+)
 from tdm_r1.config import RunConfig
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.open import open_backbone
@@ -42,7 +51,7 @@ OVERRIDES: dict[str, Any] = {
     "model.adapter.targets": ["to_q", "to_v", "to_out.0"], "sampler.steps": 2,
     "rollout.groups": 2, "rollout.group_size": 2, "rollout.shards": 1,
     "surrogate.adapter": None, "surrogate.optimizer.betas": (0.0, 0.999), "surrogate.reference": "frozen",
-    "surrogate.beta": 7.0, "surrogate.beta_kl": 0.01, "surrogate.minibatch_groups": 2,
+    "surrogate.beta": 70.0, "surrogate.beta_kl": 0.01, "surrogate.minibatch_groups": 2,
     "surrogate.microbatch_groups": 2, "surrogate.replay": 0, "surrogate.ppo_clip": 0.0, "surrogate.drift_gate": 1e9,
     "surrogate.t_min": 0.3, "surrogate.draws": DRAWS,
     "generator.steps_per_trajectory": 2, "generator.minibatch": 4, "generator.microbatch": 4,
@@ -69,6 +78,10 @@ class World:
         metrics = Base.table("metrics", step=[0], name=["x"], value=[0.0])
         state = join_roles({r: self.roles[r] for r in ("generator", "generator_ema", "fake")})
         return Base(state=state, optimizer={}, metrics=metrics)
+
+    def surrogate(self) -> SurrogateState:
+        metrics = SurrogateState.table("metrics", step=[0], name=["x"], value=[0.0])
+        return SurrogateState(state=join_roles({"surrogate": self.roles["surrogate"]}), optimizer={}, metrics=metrics)
 
     def velocity(self, x: Tensor, sigma: Tensor, rows: list[int], role: dict[str, Tensor] | None) -> Tensor:
         """The network with W + (α/r) B A in float64; `rows` are embeddings, 0 the empty prompt."""
@@ -163,13 +176,25 @@ def adamw(role: dict[str, Tensor], gradient: dict[str, Tensor], rate: float) -> 
     }
 
 
-def agree(moments: dict[str, Tensor], gradient: dict[str, Tensor]) -> None:
-    """After one step the second moment is (1 − β₂) g² of the clipped gradient; with β₁ = 0 it is all that is kept."""
+def agree(
+    found: TrainingState, name: str, role: dict[str, Tensor], gradient: dict[str, Tensor], rate: float
+) -> dict[str, Tensor]:
+    """After one step the second moment is (1 − β₂) g² of the clipped gradient; with β₁ = 0 it is all that is kept.
+
+    Moments have no sign, so the weights say which way the step went, where g is not all rounding.
+
+    Returns:
+        The role after the step of the formulas.
+    """
     scale = max(float(g.abs().max()) for g in gradient.values())
     assert scale > 1e-4
-    for name, expected in gradient.items():
-        size = (moments[f"exp_avg_sq/{name}"].double() / (1 - 0.999)).sqrt()
+    moments, after, stepped = found.optimizer_of(name), role_tensors(found.state, name), adamw(role, gradient, rate)
+    for key, expected in gradient.items():
+        size = (moments[f"exp_avg_sq/{key}"].double() / (1 - 0.999)).sqrt()
         torch.testing.assert_close(size, expected.abs(), rtol=0, atol=2e-4 * scale)
+        sure = expected.abs() > 1e-3 * scale
+        torch.testing.assert_close(after[key].double()[sure], stepped[key][sure], rtol=0, atol=0.01 * rate)
+    return stepped
 
 
 def pull(x0: Tensor, delta: Tensor, weight: Tensor) -> Tensor:
@@ -192,7 +217,7 @@ def fake_gradient(world: World) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return role, clipped(total / 2, role)
 
 
-def generator_gradient(world: World, fake: dict[str, Tensor]) -> dict[str, Tensor]:
+def generator_gradient(world: World, fake: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """λ e(δ_CFG)/W1 + (1−λ) e(δ_R)/W2 + e(δ_KL)/W1 at step 0; λ (e(δ_CFG) + e(δ_KL))/W1 at step 1, from trunc on."""
     role, total = doubled(world.roles["generator"]), torch.zeros((), dtype=torch.float64)
     ids, rows, empty = [f"s{i}" for i in range(4)], [g + 1 for g in GROUP], [0] * 4
@@ -221,32 +246,26 @@ def generator_gradient(world: World, fake: dict[str, Tensor]) -> dict[str, Tenso
             guided = blank + 2.5 * (good - blank)
             w2 = (x0 - guided).abs().mean((1, 2, 3), keepdim=True)
         total = total + 0.3 * pull(x0, cfg, w1) + 0.7 * pull(x0, guided - plain, w2) + pull(x0, kl, w1)
-    return clipped(total / 2, role)
+    return role, clipped(total / 2, role)
 
 
 def test_a_step_of_fake_score_and_generator_is_the_one_of_the_formulas(world: World) -> None:
-    surrogate = SurrogateState(
-        state=join_roles({"surrogate": world.roles["surrogate"]}), optimizer={},
-        metrics=SurrogateState.table("metrics", step=[0], name=["x"], value=[0.0]),
-    )  # fmt: skip
     found = generator_update(
-        world.prompts, [world.rollout], surrogate, world.base(), first=True, backbone=world.backbone,
+        world.prompts, [world.rollout], world.surrogate(), world.base(), first=True, backbone=world.backbone,
         config=world.config, keys=KEYS,
     )  # fmt: skip
-    role, gradient = fake_gradient(world)
-    agree(found.optimizer_of("fake"), gradient)
-    stepped = adamw(role, gradient, world.config.generator.fake.optimizer.learning_rate)
-    agree(found.optimizer_of("generator"), generator_gradient(world, stepped))
+    section = world.config.generator
+    stepped = agree(found, "fake", *fake_gradient(world), section.fake.optimizer.learning_rate)
+    agree(found, "generator", *generator_gradient(world, stepped), section.optimizer.learning_rate)
 
 
 def test_a_step_of_the_surrogate_is_the_one_of_the_formulas(world: World) -> None:
-    """((j+1)/K) (mean σ(s_g) A ℓ + β_kl D), s_g = (β/G) Σ A (ℓ − ℓ_ref), from a fresh adapter."""
+    """((j+1)/K) (mean σ(s_g) A ℓ + β_kl D), s_g = (β/G) Σ A (ℓ − ℓ_ref), from a surrogate that left the base."""
     found = surrogate_update(
-        world.prompts, [(1, [(world.rollout, world.rewards)])], None, backbone=world.backbone, config=world.config,
-        keys=KEYS,
+        world.prompts, [(1, [(world.rollout, world.rewards)])], world.surrogate(), backbone=world.backbone,
+        config=world.config, keys=KEYS,
     )  # fmt: skip
-    fresh = Adapter(world.backbone.base(), world.config.model.adapter).new(KEYS.at(0), "surrogate")
-    role = doubled(fresh)
+    role = doubled(world.roles["surrogate"])
     order = [[0, 1], [2, 3]]
     picks = KEYS.permutation("surrogate/groups", 0, count=2)
     samples = [row for pick in picks for row in order[pick]]
@@ -256,7 +275,7 @@ def test_a_step_of_the_surrogate_is_the_one_of_the_formulas(world: World) -> Non
         group = [REWARD[i] for i in range(4) if GROUP[i] == GROUP[s]]
         centred.append((REWARD[s] - sum(group) / 2) / spread)
     advantage = torch.tensor(centred, dtype=torch.float64)
-    seen, loss = set[int](), torch.zeros((), dtype=torch.float64)
+    seen, logits, loss = set[int](), list[float](), torch.zeros((), dtype=torch.float64)
     for draw in range(DRAWS):
         j = KEYS.weighted_choice("surrogate/state", "", 0, 0, draw, weights=[1.0, 2.0])
         sigma_next, tau = SIGMA[j + 1], level(KEYS.uniform("surrogate/level", "", 0, 0, draw), SIGMA[j + 1], 0.3)
@@ -272,9 +291,11 @@ def test_a_step_of_the_surrogate_is_the_one_of_the_formulas(world: World) -> Non
         v, base = world.velocity(x_tau, sigma, rows, role), world.velocity(x_tau, sigma, rows, None)
         error, reference = ((target - v) ** 2).mean((1, 2, 3)), ((target - base) ** 2).mean((1, 2, 3))
         gain = advantage * (error - reference).detach()
-        logit = torch.stack([7.0 / 2 * (gain[0] + gain[1])] * 2 + [7.0 / 2 * (gain[2] + gain[3])] * 2)
+        logit = torch.stack([70.0 / 2 * (gain[0] + gain[1])] * 2 + [70.0 / 2 * (gain[2] + gain[3])] * 2)
         drift = ((v - base) ** 2).mean()
         seen.add(j)
+        logits += logit.tolist()
         loss = loss + (j + 1) / 2 * ((logit.sigmoid() * advantage * error).mean() + 0.01 * drift) / DRAWS
     assert seen == {0, 1}
-    agree(found.optimizer_of("surrogate"), clipped(loss, role))
+    assert max(map(abs, logits)) > 0.3  # else σ(s_g) is ½ whatever β is
+    agree(found, "surrogate", role, clipped(loss, role), world.config.surrogate.optimizer.learning_rate)

@@ -24,6 +24,8 @@ from tdm_r1.plan.memory import GB, StageMemory, memory_plan
 from tdm_r1.plan.passes import _measured, pass_cost, path_bytes
 from tdm_r1.presets import resolve
 from tdm_r1.rng import Keys
+from tdm_r1.runtime.dealing import _parts, require_fit
+from tdm_r1.runtime.layout import Task
 from tests.tiny import TINY_PIPELINES
 
 LORA = {"sd3": ("attn.to_q", "attn.to_out.0"), "z_image": ("to_q", "to_out.0"), "flux": ("attn.to_q", "attn.to_out.0")}
@@ -177,6 +179,23 @@ def test_microbatches_that_are_chosen_fit_and_one_more_row_would_not(folders: di
     assert generator.fixed + 1.1 * generator.row(generator.rows + 1) > budget * GB
     with pytest.raises(ConfigError, match="does not fit"):
         fitted(config, 2.0)
+
+
+@pytest.mark.parametrize("preset", ["sd35_medium_geneval", "sd35_medium_hps"])
+def test_microbatches_for_eight_processes_can_be_dealt_to_eight_with_equal_work(preset: str) -> None:
+    """The largest that fit 80 GB would be five parts of a step of the second preset, which eight processes refuse."""
+    config = resolve(preset, {"model.checkpointing": True})
+    alone, found = fitted(config, 80), fitted(config, 80, processes=8)
+    parts = {}
+    for stage in ("surrogate_update", "generator_update"):
+        require_fit(Task(stage, 1), found, 8)
+        parts[stage] = _parts(Task(stage, 1), found)[0]
+    assert all(count % 8 == 0 for count in parts.values()), parts
+    assert found.surrogate.microbatch_groups <= alone.surrogate.microbatch_groups
+    assert found.generator.microbatch <= alone.generator.microbatch
+    if preset == "sd35_medium_hps":
+        with pytest.raises(ConfigError, match="expected at most 5"):
+            require_fit(Task("surrogate_update", 1), alone, 8)
 
 
 def test_the_tables_in_the_documentation_are_what_the_command_prints() -> None:

@@ -50,7 +50,8 @@ class ModelConfig(Section):
     max_tokens: Count = 0
     """Tokens of a prompt for T5 or the language model, longer ones are cut; 0 is the pipeline's own number."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """In which the frozen base is held and computed; roles, optimizers, latents and losses stay in float32."""
+    """In which the frozen base is held and computed; roles, optimizers, latents and losses stay in float32. float16 is
+    for sampling only: its gradients vanish."""
     autocast: Literal["none", "bfloat16"] = "none"
     """With bfloat16 a float32 base computes matrix products so, and norms and sums in float32 (torch.autocast)."""
     checkpointing: bool = False

@@ -86,13 +86,15 @@ class Adapter:
         """What a backbone takes for a role: effective weights, or its factors; gradients flow into its tensors."""
         if self.config.kind == "full":
             return dict(role)
-        if self.factored:
-            return Factors(role, self.config.alpha / self.config.rank)
+        if self.factored:  # all at once: a copy to a GPU in every layer would have the GPU wait in every layer
+            device = next(iter(self.base.values())).device
+            near = {name: tensor.to(device) for name, tensor in role.items()}
+            return Factors(near, self.config.alpha / self.config.rank)
         names = [key.removesuffix(".lora_A") for key in role if key.endswith(".lora_A")]
         return {f"{name}.weight": self._weight(name, role) for name in names}
 
     def _weight(self, name: str, role: Mapping[str, Tensor]) -> Tensor:
-        """W + (α/r) B A where the base lies, in the role's own precision."""
+        """W + (α/r) B A where the base lies, in float32 at least: a narrower sum would lose the product."""
         base, down, up = self.base[f"{name}.weight"], role[f"{name}.lora_A"], role[f"{name}.lora_B"]
-        scale = self.config.alpha / self.config.rank
-        return torch.addmm(base.to(up.dtype), up.to(base.device), down.to(base.device), alpha=scale)
+        kind, scale = torch.promote_types(up.dtype, torch.float32), self.config.alpha / self.config.rank
+        return torch.addmm(base.to(kind), up.to(base.device, kind), down.to(base.device, kind), alpha=scale)

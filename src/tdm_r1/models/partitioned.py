@@ -22,7 +22,7 @@ class PartitionedOptimizer(ShardedOptimizer):
     @property
     def params(self) -> Mapping[str, Tensor]:
         """Whole copies; whoever holds them holds the role."""
-        return {name: leaf.float() for name, leaf in zip(self._leaves, self._engine(), strict=True)}
+        return dict(zip(self._leaves, self._engine(), strict=True))
 
     def _returning(self, loss: Tensor) -> Tensor:
         return loss

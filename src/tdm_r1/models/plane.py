@@ -142,7 +142,7 @@ class PlaneBackbone:
         return dict(self.parameters)
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Condition, weights: Weights) -> Tensor:
-        parameters = {**self.parameters, **weights}
+        parameters = {**self.parameters, **{name: weight.to(x) for name, weight in weights.items()}}
         return mlp_velocity(self.shape, parameters, x.flatten(1), sigma, condition.pooled).view_as(x)
 
     def encode_prompts(self, texts: Sequence[str]) -> Condition:

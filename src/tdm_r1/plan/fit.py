@@ -17,16 +17,17 @@ DECODED: Final = 64
 """Images of one decoder call, at most."""
 
 
-def fitted(config: RunConfig, memory_gb: float) -> RunConfig:
+def fitted(config: RunConfig, memory_gb: float, processes: int = 1) -> RunConfig:
     """The same run with the largest microbatches that the model of memory allows; the batches stay.
 
     Args:
         memory_gb: of one device, in 10⁹ bytes.
+        processes: of a training stage, each with a device: a step has as much work for each of them.
 
     Raises:
         ConfigError: when a stage does not fit with the smallest microbatch, or stage 0's batch does not.
     """
-    stages = {stage.stage: stage for stage in memory_plan(config).stages}
+    stages = {stage.stage: stage for stage in memory_plan(config, processes).stages}
     budget = memory_gb * GB
     fits = {name: _fitting(stage, budget) for name, stage in stages.items()}
     if (batch := config.distill.batch) > fits["distill_base"] and config.distill.steps:
@@ -35,17 +36,26 @@ def fitted(config: RunConfig, memory_gb: float) -> RunConfig:
             "microbatch, for the gradient is of all of it",
             hint=f"set distill.batch={fits['distill_base']}, or model.checkpointing=true",
         )
-    groups = fits["surrogate_update"] // config.rollout.group_size
+    groups, rows = config.surrogate.minibatch_groups, config.generator.minibatch
+    together = fits["surrogate_update"] // config.rollout.group_size
     samples = config.rollout.groups * config.rollout.group_size // config.rollout.shards
     return revise(
         config,
         {
             "model.decode_batch": _decoded(config, stages["rollout"], budget),
             "rollout.microbatch": min(fits["rollout"], samples),
-            "surrogate.microbatch_groups": min(groups, config.surrogate.minibatch_groups),
-            "generator.microbatch": min(fits["generator_update"], config.generator.minibatch),
+            "surrogate.microbatch_groups": _dealt(groups, together, processes),
+            "generator.microbatch": _dealt(rows, fits["generator_update"], processes),
         },
     )
+
+
+def _dealt(units: int, fit: int, processes: int) -> int:
+    """Units of one call: as many as fit, or where processes share them, fewer, so that all have the same work."""
+    if processes == 1:
+        return min(fit, units)
+    rounds = -(-units // (processes * fit))
+    return -(-units // (processes * rounds))
 
 
 def _fitting(stage: StageMemory, budget: float) -> int:

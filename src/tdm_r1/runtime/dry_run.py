@@ -15,6 +15,7 @@ from tdm_r1.models.adapters import Adapter
 from tdm_r1.models.shapes import DOWNLOAD_BYTES, Shapes, shapes_of
 from tdm_r1.models.sources import kind_of, require_pinned, source_folder
 from tdm_r1.runtime.layout import STAGES, all_tasks
+from tdm_r1.runtime.numerics import require_trainable
 from tdm_r1.stages.evaluation import guided_images
 from tdm_r1.worlds.world import open_world
 
@@ -51,9 +52,11 @@ def plan(config: RunConfig) -> Plan:
     """Count and add up. Nothing is fetched, loaded or written.
 
     Raises:
-        ConfigError: for a base that is not pinned, or whose shapes are not known here, or targets that it lacks.
+        ConfigError: for a base that is not pinned, or whose shapes are not known here, or targets that it lacks, or a
+            precision that does not train.
     """
     require_pinned(config.model)
+    require_trainable(config.model.dtype)
     shapes = shapes_of(config.model)
     generator = trained(config.model.adapter, shapes.base)
     fake = trained(config.fake_adapter, shapes.base)

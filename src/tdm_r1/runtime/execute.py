@@ -35,7 +35,7 @@ from tdm_r1.runtime.ballots import collect
 from tdm_r1.runtime.checkpoints import StoredCheckpoints
 from tdm_r1.runtime.layout import FEEDBACK, TRAINED, Task, check, generator_after, generator_before, shard_tasks, window
 from tdm_r1.runtime.lora_folder import starting_role
-from tdm_r1.runtime.numerics import library_versions
+from tdm_r1.runtime.numerics import library_versions, require_trainable
 from tdm_r1.runtime.run import AnyRecord, Run
 from tdm_r1.stages.distill_base import distill_base
 from tdm_r1.stages.encode_prompts import encode_prompts
@@ -275,6 +275,8 @@ def execute(
     present = read_manifest(run.store, task.location)
     if world.gather("there" if present else "")[0]:
         return present or require_manifest(run.store, task.location)
+    if task.stage in TRAINED:
+        require_trainable(run.config.model.dtype)
     run.store.require_writable()
     inputs = Inputs(run, task, progress, world, resumable)
     record = CALLS[task.stage](inputs)

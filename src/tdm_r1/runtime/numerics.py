@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -31,10 +32,33 @@ def require_device(config: NumericsConfig, dtype: str) -> None:
     require_dtype(config.device, dtype)
 
 
+def require_trainable(dtype: str) -> None:
+    """Refuse a precision in which gradients vanish.
+
+    A loss is a mean over every number of a latent and every trajectory of a step, some 1e8 of them at 512²: its
+    gradient for one of them is below the smallest float16, so a role would learn from what is left, and nobody see.
+
+    Raises:
+        ConfigError: for float16, which samples well.
+    """
+    if dtype == "float16":
+        raise ConfigError(
+            "model.dtype is `float16`, in which the gradients of a training stage round to 0",
+            hint="set model.dtype=bfloat16, or float32 on a GPU before Ampere; float16 is for `tdm-r1 evaluate`",
+        )
+
+
 def apply(config: NumericsConfig) -> None:
     """Fix the thread count and ask for deterministic kernels."""
+    _fix_workspace(config.device)
     torch.set_num_threads(config.threads)
     torch.set_deterministic_debug_mode("error")  # `use_deterministic_algorithms` imports the compiler: 3 s a process
+
+
+def _fix_workspace(device: str) -> None:
+    """What cuBLAS is told is read at a process's first product; 2.9 refuses deterministic products without it."""
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @cache
@@ -45,6 +69,7 @@ def require_dtype(device: str, dtype: str) -> None:
         ConfigError: when the device cannot compute so, or would only emulate it.
     """
     kind = getattr(torch, dtype)
+    _fix_workspace(device)
     try:
         x = torch.ones(1, 1, 8, 8, device=device).to(kind)
         torch.nn.functional.scaled_dot_product_attention(x @ x, x, torch.nn.functional.conv2d(x, x[..., :1, :1]))
@@ -58,7 +83,7 @@ def require_dtype(device: str, dtype: str) -> None:
 def _lacks(device: str, dtype: str) -> ConfigError:
     return ConfigError(
         f"model.dtype is `{dtype}`, but the device `{device}` of this machine cannot compute in it",
-        hint="set model.dtype=float32, or float16 on a GPU before Ampere",
+        hint="set model.dtype=float32; to sample only, float16 goes on a GPU before Ampere",
     )
 
 

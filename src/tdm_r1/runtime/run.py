@@ -149,8 +149,10 @@ def write_run(store: Store, config: RunConfig) -> RunConfig:
         The configuration of the run that stands there, which may have been extended.
 
     Raises:
+        ConfigError: for a precision that does not train.
         RootMismatchError: when the root holds another run.
     """
+    numerics.require_trainable(config.model.dtype)
     store.require_writable()
     if not store.write_bytes_if_absent(RUN_FILE, config_bytes(config)):
         present = read_config(store)
