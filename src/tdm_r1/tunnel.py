@@ -98,7 +98,7 @@ class Tunnel:
         drawn = rollout(
             self.prompts, live, shard=0, backbone=self.backbone, config=self.config, keys=self.keys(iteration)
         )
-        return drawn, reward_scoring(self.prompts, drawn, judges=self.judges, config=self.config)
+        return drawn, reward_scoring(self.prompts.prompts, drawn, judges=self.judges, config=self.config)
 
 
 def landing(tunnel: Tunnel, points: Tensor, prompt_ids: list[str]) -> Landing:

@@ -76,7 +76,7 @@ def test_a_stage_whose_scorer_does_not_give_a_weighted_part_fails_itself() -> No
     config = resolve("shapes_smoke", {"reward.scorers": {"jpeg": {"parts": {"sharpness": 1.0}}}})
     grey = replace(rollout(2), images=torch.full((2, 16, 16, 3), 128, dtype=torch.uint8))
     with pytest.raises(SchemaError, match="scorer `jpeg` gave s0 no part `sharpness`"):
-        reward_scoring(prompt_set(), grey, judges=Judges(config.reward), config=config)
+        reward_scoring(prompt_set().prompts, grey, judges=Judges(config.reward), config=config)
 
 
 def test_parts_of_a_row_without_a_value_are_not_missed() -> None:

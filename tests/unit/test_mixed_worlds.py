@@ -78,7 +78,7 @@ def test_every_image_is_judged_by_the_scorers_of_its_world_and_groups_of_both_ki
         states=torch.zeros(4, 2, 1, 1, 1),
     )
     config = resolve("shapes_smoke", {"world": "shapes+ocr", "reward.scorers": SCORERS, "reward.max_error_rate": 0.0})
-    rewards = reward_scoring(prompt_set([circle, word]), drawn, judges=Judges(config.reward), config=config)
+    rewards = reward_scoring(prompt_set([circle, word]).prompts, drawn, judges=Judges(config.reward), config=config)
 
     rows = {(row["scorer"], row["sample_id"]): row for row in rewards.scores.to_pylist()}
     asked = {key for key, row in rows.items() if row["error"] is None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from threading import Barrier
 
@@ -10,6 +11,7 @@ import pytest
 from tdm_r1.artifacts.records import Rollout
 from tdm_r1.artifacts.store import LocalStore
 from tdm_r1.errors import MissingParentError
+from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.layout import Task, shard_tasks
 from tdm_r1.runtime.run import Run, open_run
 
@@ -41,3 +43,14 @@ def test_a_shard_that_is_not_there_is_named_with_the_command_that_makes_it(finis
     with pytest.raises(MissingParentError, match="iter-00099/rollout/shard-0001") as raised:
         run.load_all([Task("rollout", 1, 0), Task("rollout", 99, 1)], Rollout)
     assert "tdm-r1 stage rollout --iteration 99 --shard 1" in (raised.value.hint or "")
+
+
+def test_images_are_judged_without_the_embeddings_of_their_prompts(finished: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(finished, root)
+    run, task = open_run(str(root)), Task("reward_scoring", 1)
+    before = run.manifest(task)
+    shutil.rmtree(root / task.location)
+    (root / "prompts" / "embeddings.safetensors").unlink()
+    after = execute(run, task)
+    assert (after.digest, after.parents) == (before.digest, before.parents)

@@ -110,7 +110,7 @@ def test_judging_an_evaluation_again_keeps_its_images_and_asks_the_new_scorer(fi
     drawn, _ = run.load(Task("evaluation", 0), Evaluation)
     prompts = run.load(Task("encode_prompts"), PromptSet)[0]
     judges = Opposite(run.config.reward)
-    other = evaluation_again(prompts, drawn, judges=judges, config=run.config, keys=Keys(0, 0))
+    other = evaluation_again(prompts.prompts, drawn, judges=judges, config=run.config, keys=Keys(0, 0))
     assert other.image.equal(drawn.image)
     assert other.samples["name"].equals(drawn.samples["name"])
     assert other.metrics["nfe"].equals(drawn.metrics["nfe"])

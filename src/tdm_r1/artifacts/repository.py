@@ -93,7 +93,7 @@ def load_tensors(store: Store, location: str, record: type[Record], field: str) 
         return found, manifest
 
 
-def load_table(store: Store, location: str, record: type[Record], field: str) -> pa.Table:
+def load_table(store: Store, location: str, record: type[Record], field: str) -> tuple[pa.Table, Manifest]:
     """Read one table of the record at `location`, verified, without its row tensors and its other files."""
     manifest = require_kind(store, location, record)
     spec = specs_of(record)[field]
@@ -102,7 +102,7 @@ def load_table(store: Store, location: str, record: type[Record], field: str) ->
         local = Path(scratch, spec.file)
         fetch_verified(store, f"{location}/{manifest.files[spec.file].stored_as}", local, manifest.files[spec.file])
         with at_location(store, location):
-            return spec.parse(read_columns(local, spec, row_specs(record, spec.dim)), field, Dims())
+            return spec.parse(read_columns(local, spec, row_specs(record, spec.dim)), field, Dims()), manifest
 
 
 @contextmanager

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from tdm_r1.artifacts.records import PromptSet
@@ -19,26 +19,17 @@ from tdm_r1.rng import Counter, Keys
 from tdm_r1.worlds.mix import WORLD
 
 
-@dataclass(frozen=True)
-class PromptTable:
-    """A `PromptSet` in the form that stages ask of it."""
+class PromptTexts:
+    """The table of a `PromptSet` in the form that stages ask of it: all that is known without the embeddings."""
 
-    prompts: PromptSet
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
         """Row by prompt id, `metadata` parsed."""
-        table = self.prompts.prompts.to_pylist()
+        table = self.table.to_pylist()
         return {row["prompt_id"]: {**row, "metadata": json.loads(row["metadata"])} for row in table}
-
-    @cached_property
-    def embeddings(self) -> Condition:
-        """Every distinct embedding; row 0 is the empty prompt."""
-        return Condition(self.prompts.embeddings["sequence"], self.prompts.embeddings["pooled"])
-
-    @property
-    def empty(self) -> Condition:
-        return self.embeddings.take(slice(0, 1))
 
     def asked(self, prompt_id: str) -> tuple[str, Mapping[str, Any]]:
         """Text and metadata: what a scorer may know of a prompt."""
@@ -102,6 +93,19 @@ class PromptTable:
         if not upper[-1] > 0:
             raise ConfigError("every tag has the share 0, so there is nothing to draw", hint="set rollout.tag_shares")
         return upper
+
+
+class PromptTable(PromptTexts):
+    """A whole `PromptSet`: texts with their embeddings."""
+
+    def __init__(self, prompts: PromptSet) -> None:
+        super().__init__(prompts.prompts)
+        self.embeddings = Condition(prompts.embeddings["sequence"], prompts.embeddings["pooled"])
+        """Every distinct embedding; row 0 is the empty prompt."""
+
+    @property
+    def empty(self) -> Condition:
+        return self.embeddings.take(slice(0, 1))
 
     def condition(self, prompt_ids: Sequence[str]) -> Condition:
         """Embeddings of a batch, [N, T, D] and [N, P]."""

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+import pyarrow as pa
+
 from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.manifest import Manifest, Provenance
 from tdm_r1.artifacts.records import (
@@ -125,6 +127,12 @@ class Inputs:
     def prompts(self) -> PromptSet:
         return self.load(Task("encode_prompts"), PromptSet)
 
+    def texts(self) -> pa.Table:
+        """The prompts without their embeddings, for those who only judge images."""
+        table, manifest = self.run.load_table(Task("encode_prompts"), PromptSet, "prompts")
+        self.parents[Task("encode_prompts").location] = manifest.digest
+        return table
+
     def generator(self, task: Task) -> TrainingState:
         if task.stage == "distill_base":
             return self.load(task, Base)
@@ -175,9 +183,7 @@ def _reward_scoring(inputs: Inputs) -> Record:
     said = None
     if run.config.reward.people:
         said = inputs.load(Task(FEEDBACK, task.iteration, 0, task.variant), Feedback)
-    return reward_scoring(
-        inputs.prompts(), images, said, judges=run.judges, config=run.config, progress=inputs.progress
-    )
+    return reward_scoring(inputs.texts(), images, said, judges=run.judges, config=run.config, progress=inputs.progress)
 
 
 def _feedback(inputs: Inputs) -> Record:
@@ -227,7 +233,7 @@ def _evaluation(inputs: Inputs) -> Record:
     run, iteration = inputs.run, inputs.task.iteration
     if inputs.task.variant:
         drawn = inputs.load(Task("evaluation", iteration), Evaluation)
-        return evaluation_again(inputs.prompts(), drawn, judges=run.judges, config=run.config, keys=inputs.keys)
+        return evaluation_again(inputs.texts(), drawn, judges=run.judges, config=run.config, keys=inputs.keys)
     state = inputs.generator(generator_after(iteration)).state
     surrogate = None
     if iteration and run.config.evaluation.surrogate_steps:

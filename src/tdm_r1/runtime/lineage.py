@@ -246,11 +246,11 @@ def _look(run: Archive, rolled: Task, sample_id: str) -> Sample | None:
     if read_manifest(run.store, scored.location) is not None:
         task, table = scored, aggregate(load(run.store, scored.location, Rewards)[0], run.config.reward)
     elif read_manifest(run.store, rolled.location) is not None:
-        task, table = rolled, load_table(run.store, rolled.location, Rollout, "index")
+        task, table = rolled, load_table(run.store, rolled.location, Rollout, "index")[0]
     else:
         return None
     for row in table.filter(pc.equal(table["sample_id"], sample_id)).to_pylist():
-        prompts = load_table(run.store, Task("encode_prompts").location, PromptSet, "prompts")
+        prompts, _ = load_table(run.store, Task("encode_prompts").location, PromptSet, "prompts")
         (text,) = prompts.filter(pc.equal(prompts["prompt_id"], row["prompt_id"]))["text"].to_pylist()
         verdict = {name: row.get(name) for name in ("reward", "correct", "error")}
         return Sample(sample_id, task.location, row["prompt_id"], text, row["group"], **verdict)

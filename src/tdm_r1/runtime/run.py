@@ -10,12 +10,13 @@ from functools import cached_property
 from threading import Lock
 from typing import Any, Final, TypeVar
 
+import pyarrow as pa
 from torch import Tensor
 
 from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.manifest import Manifest
 from tdm_r1.artifacts.records import TrainingState
-from tdm_r1.artifacts.repository import load, load_tensors
+from tdm_r1.artifacts.repository import load, load_table, load_tensors
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import MissingParentError, RootMismatchError
@@ -91,6 +92,11 @@ class Run(Archive):
         """
         with ThreadPoolExecutor(max(1, min(READERS, len(tasks)))) as pool:
             return list(pool.map(lambda task: self.load(task, record), tasks))
+
+    def load_table(self, task: Task, record: type[Record], field: str) -> tuple[pa.Table, Manifest]:
+        """One table of a record, verified, without the tensors of the record."""
+        with self._hinted(task):
+            return load_table(self.store, task.location, record, field)
 
     def load_state(self, task: Task, record: type[TrainingState]) -> tuple[dict[str, Tensor], Manifest]:
         """The weights of a record, verified, without its optimizer, which may have been pruned."""

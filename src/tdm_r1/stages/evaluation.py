@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from tdm_r1.artifacts.records import Evaluation, PromptSet
 from tdm_r1.config import RunConfig
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone, Condition
-from tdm_r1.models.prompts import PromptTable
+from tdm_r1.models.prompts import PromptTable, PromptTexts
 from tdm_r1.models.sampler import guided_sample, trajectory
 from tdm_r1.report.page import evaluation_page
 from tdm_r1.rewards.ask import Question
@@ -51,7 +52,7 @@ def spread(tags: Mapping[str, Sequence[Prompt]], count: int) -> list[Prompt]:
     return [prompt for rows in tags.values() for prompt in rows[:quota]]
 
 
-def held_out(prompts: PromptTable, config: RunConfig) -> list[str]:
+def held_out(prompts: PromptTexts, config: RunConfig) -> list[str]:
     """Prompt ids to evaluate on, each repeated `images_per_prompt` times; as even over the tags as the split allows."""
     chosen = spread(prompts.by_tag(config.evaluation.split), config.evaluation.prompts)
     return [prompt for prompt in chosen for _ in range(config.evaluation.images_per_prompt)]
@@ -172,7 +173,7 @@ def _judged(
     nfe: int,
     images: Tensor,
     prompt_ids: list[str],
-    table: PromptTable,
+    table: PromptTexts,
     judges: Judges,
     config: RunConfig,
     keys: Keys,
@@ -243,15 +244,16 @@ def evaluation(
 
 
 def evaluation_again(
-    prompts: PromptSet, drawn: Evaluation, *, judges: Judges, config: RunConfig, keys: Keys
+    prompts: pa.Table, drawn: Evaluation, *, judges: Judges, config: RunConfig, keys: Keys
 ) -> Evaluation:
     """Judge the images of a committed evaluation by another reward. Nothing is sampled, so it needs no accelerator.
 
     Args:
+        prompts: the table of a `PromptSet`.
         drawn: its images, and who drew them at what cost.
         config: of the variant: its reward is the judges'.
     """
-    table = PromptTable(prompts)
+    table = PromptTexts(prompts)
     nfe = {cell["name"]: int(cell["nfe"]) for cell in drawn.metrics.to_pylist()}
     rows: dict[str, list[int]] = {}
     for number, name in enumerate(drawn.samples["name"].to_pylist()):
@@ -264,7 +266,7 @@ def evaluation_again(
     return _record(outcomes, table, keys.iteration)
 
 
-def _record(outcomes: Sequence[Outcome], table: PromptTable, iteration: int) -> Evaluation:
+def _record(outcomes: Sequence[Outcome], table: PromptTexts, iteration: int) -> Evaluation:
     cells = [
         (outcome, tag, outcome.intervals[tag])
         for outcome in outcomes

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
+
 from tdm_r1.artifacts.picture import picture_digest
-from tdm_r1.artifacts.records import Feedback, PromptSet, Rewards, Rollout
+from tdm_r1.artifacts.records import Feedback, Rewards, Rollout
 from tdm_r1.config import RewardConfig, RunConfig
 from tdm_r1.errors import SchemaError, ScorerError
 from tdm_r1.models.progress import Progress, silent
-from tdm_r1.models.prompts import PromptTable
+from tdm_r1.models.prompts import PromptTexts
 from tdm_r1.rewards.aggregate import aggregate
 from tdm_r1.rewards.ask import Question
 from tdm_r1.rewards.judges import Judges
@@ -21,7 +23,7 @@ from tdm_r1.rewards.protocol import NOT_ASKED, Score, is_failure
 
 
 def reward_scoring(
-    prompts: PromptSet,
+    prompts: pa.Table,
     rollout: Rollout,
     feedback: Feedback | None = None,
     *,
@@ -32,13 +34,14 @@ def reward_scoring(
     """Raw scores, scorer by scorer, samples in the order of the rollout; one that cannot be scored says why.
 
     Args:
+        prompts: the table of a `PromptSet`; embeddings, gigabytes for a large base, are not needed.
         feedback: what people said of this iteration, for the scorers that need it.
 
     Raises:
         ScorerError: when a scorer is not fit to serve, or fails on more rows than the configuration bears.
         SchemaError: when the configuration weights a part that a scorer does not give.
     """
-    table, index = PromptTable(prompts), rollout.index.to_pylist()
+    table, index = PromptTexts(prompts), rollout.index.to_pylist()
     questions = [
         Question(image, *table.asked(row["prompt_id"]))
         for image, row in zip(rollout.images.numpy(), index, strict=True)
