@@ -32,6 +32,11 @@ def mean_decay(count: int, limit: float) -> float:
     return min(count / (count + 1), limit)
 
 
+def over(decay: float, steps: int, *, scaled: bool) -> float:
+    """A decay per iteration, or, scaled, that of as many optimizer steps as the iteration has."""
+    return decay**steps if scaled else decay
+
+
 @torch.no_grad()
 def blend(old: Mapping[str, Tensor], new: Mapping[str, Tensor], decay: float) -> dict[str, Tensor]:
     """Form d · old + (1−d) · new for every tensor, matched by name, as fresh detached tensors in the dtype of `old`.

@@ -106,6 +106,8 @@ class SurrogateConfig(Section):
     """Weight of worse-than-average samples' gradient [ours]."""
     average: Share = 0.0
     """Decay per iteration of the averaged surrogate, which the generator follows; 0 follows the live one [ours]."""
+    scale_decays: bool = False
+    """Copies decay by the optimizer step, not by the iteration: d becomes d to the power of `updates` [ours]."""
     warm_start: bool = True
     """Continue the surrogate of the iteration before; otherwise start from the base each time."""
 
@@ -141,6 +143,10 @@ class GeneratorConfig(Section):
     """First iteration that moves the generator; in those before it only the surrogate learns [ours]."""
     updates: Positive = 1
     """Optimizer steps of each role per iteration; the paper's is 1."""
+    free_updates: Count = 0
+    """Further steps of each role after those, on other trajectories and without a surrogate direction [ours]."""
+    scale_decays: bool = False
+    """The average decays by the optimizer step, not by the iteration: d to the power of all updates [ours]."""
     fake_updates: Positive = 1
     """Fake-score steps per generator step."""
     minibatch: Positive = 1152
@@ -149,3 +155,8 @@ class GeneratorConfig(Section):
     """Whether an optimizer step takes whole groups, or samples of as many groups as it can [ours]."""
     microbatch: Positive = 256
     """Trajectories per network call with gradient."""
+
+    @property
+    def all_updates(self) -> int:
+        """Optimizer steps per iteration, those without a surrogate direction included."""
+        return self.updates + self.free_updates

@@ -83,7 +83,7 @@ def units(stage: str, config: RunConfig) -> int:
         "rollout": config.sampler.steps,
         "evaluation": config.sampler.steps,
         "surrogate_update": config.surrogate.updates * config.surrogate.draws,
-        "generator_update": config.generator.updates * _passes(config.generator, config.sampler.steps),
+        "generator_update": config.generator.all_updates * _passes(config.generator, config.sampler.steps),
         "distill_base": (config.distill.fake_steps + config.distill.steps) // 2,
     }.get(stage, 1)
     return samples(stage, config) * factor

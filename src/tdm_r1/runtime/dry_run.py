@@ -104,7 +104,7 @@ def _images(config: RunConfig, evaluations: int) -> dict[str, int]:
 
 
 def _steps(config: RunConfig) -> dict[str, int]:
-    first, generator = config.distill, config.generator.updates * config.iterations
+    first, generator = config.distill, config.generator.all_updates * config.iterations
     return {
         "fake score": first.fake_steps + generator * config.generator.fake_updates,
         "generator": first.steps + generator,

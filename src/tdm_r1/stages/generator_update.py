@@ -17,7 +17,7 @@ from tdm_r1.artifacts.records import (
     role_tensors,
 )
 from tdm_r1.config import GeneratorConfig, RunConfig
-from tdm_r1.ema import average_decay, blend
+from tdm_r1.ema import average_decay, blend, over
 from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone, Weights
@@ -179,7 +179,8 @@ class _Trainer:
         section, counters = self.section, (update, batch.step.index)
         student = self.student(batch, self.adapter.apply(generator.params))
         teacher = teacher_queries(student, batch, self.table.empty, fake, self.keys, *counters, mode=section.interval)
-        wanted = batch.step.index < section.trunc_steps
+        trunc_steps = section.trunc_steps if update < section.updates else 0
+        wanted = batch.step.index < trunc_steps
         reward = self.reward_queries(student, batch, groups, surrogate, *counters) if wanted else []
         directions, pull = self.targets(teacher, reward)
         result = generator_loss(
@@ -187,7 +188,7 @@ class _Trainer:
             directions,
             pull,
             step=batch.step.index,
-            trunc_steps=section.trunc_steps,
+            trunc_steps=trunc_steps,
             cfg_share=section.cfg_share,
             reward_weight=section.reward_weight,
             kl_weight=section.kl_weight,
@@ -230,7 +231,9 @@ def generator_update(
     world: World = ALONE,
     checkpoints: Checkpoints = NO_CHECKPOINTS,
 ) -> GeneratorState:
-    """Take `updates` steps of the fake score and the generator on this iteration's trajectories; none before `start`.
+    """Take steps of the fake score and the generator on this iteration's trajectories; none before `start`.
+
+    `updates` steps follow the surrogate, `free_updates` after them the teacher alone.
 
     Args:
         previous: the generator of the iteration before, or what stage 0 left.
@@ -248,13 +251,14 @@ def generator_update(
         log.restore(saved.record.metrics)
     trainer = _Trainer(backbone, PromptTable(prompts), adapter, fake_adapter, samples, config, keys, log)
     learned = effective(Adapter(backbone.base(), config.surrogate_adapter), surrogate.followed)
-    updates = section.updates if keys.iteration >= section.start else 0
+    updates = section.all_updates if keys.iteration >= section.start else 0
     for update in progress(range(0 if saved is None else saved.steps, updates), "generator"):
         for turn in range(section.fake_updates):
             trainer.train_fake(update, turn, fake)
         trainer.train_generator(update, generator, effective(fake_adapter, fake.params), learned)
         checkpoints.offer(update + 1, lambda: _state(generator, fake, {}, log))
-    average = blend(role_tensors(previous.state, "generator_ema"), generator.tensors(), average_decay(keys.iteration))
+    decay = over(average_decay(keys.iteration), max(1, updates), scaled=section.scale_decays)
+    average = blend(role_tensors(previous.state, "generator_ema"), generator.tensors(), decay)
     return _state(generator, fake, {"generator_ema": average}, log)
 
 

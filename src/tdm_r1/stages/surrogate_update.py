@@ -11,7 +11,7 @@ from torch import Tensor
 from tdm_r1.advantages import Advantages
 from tdm_r1.artifacts.records import PromptSet, Rewards, Rollout, SurrogateState, join_roles, role_tensors
 from tdm_r1.config import RunConfig, SurrogateConfig
-from tdm_r1.ema import blend, lag_decay, mean_decay, reference_decay
+from tdm_r1.ema import blend, lag_decay, mean_decay, over, reference_decay
 from tdm_r1.errors import NumericalError
 from tdm_r1.models.adapters import Adapter, RoleTensors
 from tdm_r1.models.backbone import Backbone, Condition
@@ -278,7 +278,8 @@ def surrogate_update(
     )
     live, n = optimizer.tensors(), keys.iteration
     decay = {ROLE: 0.0, AVERAGE: mean_decay(n - 1, section.average), LAG: lag_decay(n), REFERENCE: reference_decay(n)}
-    return _state({role: blend(tensors, live, decay[role]) for role, tensors in roles.items()}, optimizer, log)
+    scaled = {role: over(d, section.updates, scaled=section.scale_decays) for role, d in decay.items()}
+    return _state({role: blend(tensors, live, scaled[role]) for role, tensors in roles.items()}, optimizer, log)
 
 
 def _log_labels(log: MetricLog, trajectories: Trajectories, advantages: Advantages) -> None:
