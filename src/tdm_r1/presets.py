@@ -108,12 +108,13 @@ def words_cpu() -> RunConfig:
         update={
             "preset": "words_cpu",
             "world": "words",
-            "iterations": 40,
+            "iterations": 50,
             "model": full.model.model_copy(update={"source": "embedded:words"}),
             "distill": full.distill.model_copy(update={"steps": 250}),
             "rollout": full.rollout.model_copy(update={"tag_shares": {}}),
+            "surrogate": full.surrogate.model_copy(update={"updates": 4, "minibatch_groups": 16}),
             "generator": full.generator.model_copy(
-                update={"optimizer": AdamConfig(learning_rate=1e-4), "guidance": 4.0, "reward_weight": 30.0}
+                update={"optimizer": AdamConfig(learning_rate=1e-4), "start": 5, "guidance": 4.0, "reward_weight": 30.0}
             ),
             "reward": RewardConfig(scorers={"words": ScorerConfig(parts={"similarity": 0.5, "correct": 0.5})}),
         }
