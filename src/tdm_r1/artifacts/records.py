@@ -53,7 +53,9 @@ class PromptSet(Record):
     )
     """One row per prompt: split is `train` or `test`, metadata is JSON, embedding is a row of `embeddings`."""
 
-    embeddings: dict[str, Tensor] = tensors("embeddings.safetensors", FLOAT32, sequence="U T D", pooled="U D2")
+    embeddings: dict[str, Tensor] = tensors(
+        "embeddings.safetensors", FLOAT32, by_rows=True, sequence="U T D", pooled="U D2"
+    )
     """`sequence` [U, T, D] per token and `pooled` [U, D2]; row 0 is the empty prompt."""
 
     @property

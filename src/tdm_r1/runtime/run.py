@@ -16,7 +16,7 @@ from torch import Tensor
 from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.manifest import Manifest
 from tdm_r1.artifacts.records import TrainingState
-from tdm_r1.artifacts.repository import load, load_table, load_tensors
+from tdm_r1.artifacts.repository import load, load_rows, load_table, load_tensors, require_kind
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import MissingParentError, RootMismatchError
@@ -28,6 +28,7 @@ from tdm_r1.rewards.judges import Judges
 from tdm_r1.runtime import numerics
 from tdm_r1.runtime.archive import Archive
 from tdm_r1.runtime.layout import RUN_FILE, Task
+from tdm_r1.runtime.prompts import Prompts
 from tdm_r1.runtime.run_file import read_config, run_file_bytes
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -65,8 +66,18 @@ class Run(Archive):
     def judges(self) -> Judges:
         return Judges(self.config.reward)
 
-    def load(self, task: Task, record: type[AnyRecord]) -> tuple[AnyRecord, Manifest]:
-        """The record of a task, verified against its manifest.
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The prompts that are committed here."""
+        return Prompts(self)
+
+    def load(
+        self, task: Task, record: type[AnyRecord], *, manifest: Manifest | None = None
+    ) -> tuple[AnyRecord, Manifest]:
+        """The record of a task, verified against its manifest. One that is read in parts else is too large to keep.
+
+        Args:
+            manifest: of this record, when it was read already.
 
         Raises:
             MissingParentError: when it was never committed, with the command that commits it.
@@ -80,8 +91,9 @@ class Run(Archive):
                 assert isinstance(found, record)
                 return found, manifest
         with self._hinted(task):
-            loaded = load(self.store, location, record)
-        self._keep(location, loaded)
+            loaded = load(self.store, location, record, manifest=manifest)
+        if not loaded[1].in_blocks:
+            self._keep(location, loaded)
         return loaded
 
     def load_all(self, tasks: Sequence[Task], record: type[AnyRecord]) -> list[tuple[AnyRecord, Manifest]]:
@@ -97,6 +109,18 @@ class Run(Archive):
         """One table of a record, verified, without the tensors of the record."""
         with self._hinted(task):
             return load_table(self.store, task.location, record, field)
+
+    def load_rows(
+        self, task: Task, record: type[Record], field: str, rows: Sequence[int]
+    ) -> tuple[dict[str, Tensor], Manifest]:
+        """Some rows of a field of tensors, verified."""
+        with self._hinted(task):
+            return load_rows(self.store, task.location, record, field, rows)
+
+    def manifest_of(self, task: Task, record: type[Record]) -> Manifest:
+        """What a record is, without its files."""
+        with self._hinted(task):
+            return require_kind(self.store, task.location, record)
 
     def load_state(self, task: Task, record: type[TrainingState]) -> tuple[dict[str, Tensor], Manifest]:
         """The weights of a record, verified, without its optimizer, which may have been pruned."""
