@@ -14,13 +14,14 @@ from threading import Barrier
 import pytest
 import torch
 
+from tdm_r1.artifacts import blocks
 from tdm_r1.artifacts.leftovers import Sweepable
 from tdm_r1.artifacts.manifest import Manifest, sha256_of
 from tdm_r1.artifacts.records import RECORDS, PromptSet, Rollout
-from tdm_r1.artifacts.repository import load, read_manifest
+from tdm_r1.artifacts.repository import load, load_rows, read_manifest
 from tdm_r1.artifacts.s3 import PART_BYTES
 from tdm_r1.artifacts.store import Store, open_store
-from tdm_r1.errors import ArtifactError, ConfigError
+from tdm_r1.errors import ArtifactError, ConfigError, CorruptArtifactError
 from tests.s3 import BUCKET, Server
 from tests.s3_proxy import Request, proxy
 from tests.unit.artifact_examples import EXAMPLES, WHERE, assert_same, prompt_set, put, rollout
@@ -116,6 +117,45 @@ def test_a_big_file_comes_back_with_the_same_hash(store: Store, big: Path, tmp_p
     assert store.put_file_if_absent(big, "a/big")
     store.fetch("a/big", tmp_path / "back")
     assert sha256_of(tmp_path / "back") == sha256_of(big)
+
+
+@pytest.mark.parametrize(
+    ("start", "length"),
+    [(0, 8), (5, PART_BYTES + 7), (2 * PART_BYTES - 1, 2), (2 * PART_BYTES, 12345), (0, 0)],
+)
+def test_a_range_of_an_object_is_those_bytes(start: int, length: int, store: Store, big: Path) -> None:
+    assert store.put_file_if_absent(big, "a/big")
+    assert store.read_range("a/big", start, length) == big.read_bytes()[start : start + length]
+
+
+def test_a_range_past_the_end_is_what_is_there(store: Store) -> None:
+    store.write_bytes_if_absent("key", b"0123456789")
+    assert store.read_range("key", 7, 100) == b"789"
+    assert store.read_range("key", 10, 5) == b""
+    assert store.read_range("key", 50, 5) == b""
+    with pytest.raises(ArtifactError, match=r"`.*/none` does not exist"):
+        store.read_range("none", 0, 5)
+
+
+def test_rows_of_a_large_record_are_those_of_a_whole_read_and_a_damaged_block_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    noise = torch.Generator().manual_seed(0)
+    sequence, pooled = torch.randn(50, 9, 7, generator=noise), torch.randn(50, 6, generator=noise)
+    put(store, PromptSet(prompts=PROMPTS, embeddings={"sequence": sequence, "pooled": pooled}), WHERE)
+    rows = [0, 49, 3, 3]
+    found, manifest = load_rows(store, WHERE, PromptSet, "embeddings", rows)
+    assert len(manifest.files["embeddings.safetensors"].blocks or ()) == 15
+    assert torch.equal(found["sequence"], sequence[rows])
+    assert torch.equal(found["pooled"], pooled[rows])
+    key = f"{WHERE}/{manifest.files['embeddings.safetensors'].stored_as}"
+    length = manifest.files["embeddings.safetensors"].size
+    data = bytearray(store.read_range(key, 0, length))
+    data[-1] ^= 1
+    store.overwrite(key, bytes(data))
+    with pytest.raises(CorruptArtifactError, match=r"block 14 of .* is expected"):
+        load_rows(store, WHERE, PromptSet, "embeddings", rows)
 
 
 def test_what_is_no_record_can_be_written_again(store: Store) -> None:

@@ -41,6 +41,8 @@ def read_range(client: S3Client, bucket: str, path: str, start: int, length: int
     """
     from botocore.exceptions import ClientError
 
+    if length <= 0:
+        return b""
     try:
         answer = client.get_object(Bucket=bucket, Key=path, Range=f"bytes={start}-{start + length - 1}")
     except ClientError as error:
