@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 import torch
@@ -20,10 +22,11 @@ from tdm_r1.artifacts.manifest import Manifest, sha256_of
 from tdm_r1.artifacts.records import RECORDS, PromptSet, Rollout
 from tdm_r1.artifacts.repository import load, load_rows, read_manifest
 from tdm_r1.artifacts.s3 import PART_BYTES
+from tdm_r1.artifacts.s3_read import read_range
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.errors import ArtifactError, ConfigError, CorruptArtifactError
 from tests.s3 import BUCKET, Server
-from tests.s3_proxy import Request, proxy
+from tests.s3_proxy import Fault, Request, proxy
 from tests.unit.artifact_examples import EXAMPLES, WHERE, assert_same, prompt_set, put, rollout
 
 PROMPTS = prompt_set().prompts
@@ -135,6 +138,31 @@ def test_a_range_past_the_end_is_what_is_there(store: Store) -> None:
     assert store.read_range("key", 50, 5) == b""
     with pytest.raises(ArtifactError, match=r"`.*/none` does not exist"):
         store.read_range("none", 0, 5)
+
+
+def test_a_range_whose_answer_breaks_off_is_read_again(
+    s3_server: Server, s3_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, cut = os.urandom(100_000), iter([True, True, True])
+    open_store(s3_root).write_bytes_if_absent("key", content)
+
+    def fault(request: Request) -> Fault | None:
+        return "cut answer" if request.method == "GET" and next(cut, False) else None
+
+    with proxy(s3_server, fault=fault) as front:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", front.endpoint)
+        assert open_store(s3_root).read_range("key", 1000, 50_000) == content[1000:51_000]
+    assert next(cut, None) is None
+
+
+def test_a_server_that_sends_the_whole_object_for_a_range_is_refused() -> None:
+    class Whole:
+        def get_object(self, **_: str) -> dict[str, Any]:
+            return {"ContentLength": 10, "Body": io.BytesIO(b"0123456789")}
+
+    client: Any = Whole()
+    with pytest.raises(ConfigError, match="bytes from 2 on were asked for but the server sent None"):
+        read_range(client, "bucket", "key", 2, 3)
 
 
 def test_rows_of_a_large_record_are_those_of_a_whole_read_and_a_damaged_block_is_refused(
