@@ -14,6 +14,8 @@ from rich.console import Console
 
 from tdm_r1.console import result_table
 from tdm_r1.report.figures import free_end
+from tdm_r1.report.history import Drawn
+from tdm_r1.report.picture import bands
 from tdm_r1.runtime.results import in_suite_order
 from tests.support import tdm_r1
 
@@ -52,6 +54,20 @@ def test_a_level_line_is_named_where_the_curve_is_farther_from_it(level: float, 
 def test_the_page_of_the_same_run_is_the_same_page(finished: Path, tmp_path: Path) -> None:
     assert tdm_r1("report", "--root", str(finished), "--out", str(tmp_path / "again.html")) == 0
     assert (tmp_path / "again.html").read_bytes() == (finished / "report.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("tags", "rows"),
+    [
+        ("abcdef", ["a0 b0 c0 d0 e0 f0", "a1 b1 c1 d1 e1 f1"]),
+        ("abc", ["a0 a1 b0 b1 c0 c1", "a2 a3 b2 b3 c2 c3"]),
+        ("abcd", ["a0 b0 c0 d0", "a1 b1 c1 d1"]),
+        ("abcdefgh", ["a0 b0 c0 d0 e0 f0", "a1 b1 c1 d1 e1 f1"]),
+    ],
+)
+def test_every_tag_has_as_many_prompts_in_the_picture_as_six_places_allow(tags: str, rows: list[str]) -> None:
+    drawn = [Drawn(f"{tag}{number}", tag, {}) for number in range(4) for tag in tags]
+    assert [" ".join(one.text for one in row) for row in bands(list(tags), drawn)] == rows
 
 
 def test_the_picture_is_2400_pixels_wide(finished: Path, tmp_path: Path) -> None:

@@ -165,6 +165,19 @@ def test_a_busy_process_gets_one_batch_that_waits_unless_it_fills_the_pipe_or_on
     process.close()
 
 
+def test_without_a_shelf_nothing_waits_at_a_busy_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> int:
+        raise PermissionError(name)
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    process = WorkerProcess(Order("nasty", {}, NASTY))
+    assert isinstance(_next_answer(process), Ready)
+    process.ready = True
+    assert process.ask(Batch([0]), questions(""), 60.0)
+    assert not process.takes(Batch([0]))
+    process.close()
+
+
 def _next_answer(process: WorkerProcess) -> Ready | Refused | Scored | None:
     process.connection.poll(60)
     return process.answer()

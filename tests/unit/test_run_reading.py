@@ -8,7 +8,7 @@ from threading import Barrier
 
 import pytest
 
-from tdm_r1.artifacts.records import Rollout
+from tdm_r1.artifacts.records import PromptSet, Rollout
 from tdm_r1.artifacts.store import LocalStore
 from tdm_r1.errors import MissingParentError
 from tdm_r1.runtime.execute import execute
@@ -54,3 +54,12 @@ def test_images_are_judged_without_the_embeddings_of_their_prompts(finished: Pat
     (root / "prompts" / "embeddings.safetensors").unlink()
     after = execute(run, task)
     assert (after.digest, after.parents) == (before.digest, before.parents)
+
+
+def test_a_table_of_a_record_that_is_here_is_not_read_again(finished: Path, tmp_path: Path) -> None:
+    root, task = tmp_path / "run", Task("encode_prompts")
+    shutil.copytree(finished, root)
+    run = open_run(str(root))
+    whole, manifest = run.load(task, PromptSet)
+    (root / "prompts" / "prompts.parquet").unlink()
+    assert run.load_table(task, PromptSet, "prompts") == (whole.prompts, manifest)

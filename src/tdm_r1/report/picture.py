@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ SIDE, GAP, CAPTION, LEFT, TOP = 1.13, 0.06, 0.62, 4.75, 0.62
 MODELS = ("tdm", "tdm-r1")
 
 
-def bands(history: History) -> list[list[Drawn]]:
-    """Rows of prompts: the n-th prompt of every tag stands in row n."""
-    by_tag = {tag: [drawn for drawn in history.drawn if drawn.tag == tag] for tag in history.tags}
-    found = [[rows[n] for rows in by_tag.values() if len(rows) > n][:COLUMNS] for n in range(BANDS)]
+def bands(tags: Sequence[str], drawn: Sequence[Drawn]) -> list[list[Drawn]]:
+    """Rows of prompts: the next prompts of every tag stand in each, as many as there is room for all tags."""
+    by_tag = {tag: [one for one in drawn if one.tag == tag] for tag in tags}
+    own = max(1, COLUMNS // max(1, len(by_tag)))
+    slices = [slice(n * own, (n + 1) * own) for n in range(BANDS)]
+    found = [[one for rows in by_tag.values() for one in rows[part]][:COLUMNS] for part in slices]
     return [row for row in found if row]
 
 
@@ -30,7 +33,7 @@ def save_picture(history: History, path: Path) -> None:
     from matplotlib import rc_context
 
     models = [model for model in MODELS if model in history.models]
-    rows = bands(history)
+    rows = bands(history.tags, history.drawn)
     band = len(models) * (SIDE + GAP) + CAPTION
     height = max(3.0, TOP + len(rows) * band + 0.05)
     with rc_context(dict(STYLE)):

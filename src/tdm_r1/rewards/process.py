@@ -93,10 +93,11 @@ class WorkerProcess:
         return self.ready and not self.hands
 
     def takes(self, batch: Batch) -> bool:
-        """Whether it may be handed this batch now. A suspect is alone with its process."""
+        """Whether it may be handed this batch now. Without a shelf, and for a suspect, only when idle."""
         if not self.ready or self.retired:
             return False
-        return not self.hands or (len(self.hands) == 1 and not self.hands[0].suspect and not batch.suspect)
+        alone = self._shelf is None or batch.suspect or any(own.suspect for own in self.hands)
+        return not self.hands or (len(self.hands) == 1 and not alone)
 
     def ask(self, batch: Batch, questions: Sequence[Question], limit: float) -> bool:
         """Hand out a batch; its answer must come within `limit` seconds, or within as many of the answer before it.

@@ -106,7 +106,11 @@ class Run(Archive):
             return list(pool.map(lambda task: self.load(task, record), tasks))
 
     def load_table(self, task: Task, record: type[Record], field: str) -> tuple[pa.Table, Manifest]:
-        """One table of a record, verified, without the tensors of the record."""
+        """One table of a record, verified; of one that is not here already, without its tensors."""
+        with self._lock:
+            if task.location in self._kept:
+                found, manifest = self._kept[task.location]
+                return getattr(found, field), manifest
         with self._hinted(task):
             return load_table(self.store, task.location, record, field)
 

@@ -251,7 +251,7 @@ def generator_update(
         log.restore(saved.record.metrics)
     trainer = _Trainer(backbone, PromptTable(prompts), adapter, fake_adapter, samples, config, keys, log)
     learned = effective(Adapter(backbone.base(), config.surrogate_adapter), surrogate.followed)
-    updates = section.all_updates if keys.iteration >= section.start else 0
+    updates = section.updates + section.free_updates if keys.iteration >= section.start else 0
     for update in progress(range(0 if saved is None else saved.steps, updates), "generator"):
         for turn in range(section.fake_updates):
             trainer.train_fake(update, turn, fake)
