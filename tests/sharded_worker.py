@@ -63,18 +63,34 @@ def compare(sharding: DistributedConfig, tolerance: float) -> None:
     torch.testing.assert_close(alone.tensors(), whole.tensors(), rtol=0, atol=tolerance)
 
 
+def sum_many(sharding: DistributedConfig) -> None:
+    """One backward pass of slope 1 and 256 of 2⁻⁹, half of what bfloat16 can add to 1: the gradient is 1.5."""
+    world, most = TorchWorld(), ADAM.model_copy(update={"clip_norm": 1e9})
+    optimizer = open_optimizer("r", start(), most, {}, world, sharding)
+    optimizer.expect(257)
+    for number in range(257):
+        slope = (2.0**-9 if number else 1.0) / world.size
+        optimizer.backward(torch.stack([(leaf.float() * slope).sum() for leaf in optimizer.params.values()]).sum())
+    torch.testing.assert_close(optimizer.step(0), 1.5 * 38**0.5, rtol=1e-6, atol=0)
+
+
 def main() -> None:
     dist.init_process_group("gloo")
     for zero, offload, dtype, tolerance in (
         (1, False, "float32", 1e-6),
         (2, True, "float32", 1e-6),
+        (1, False, "bfloat16", 0.03),
+        (1, True, "bfloat16", 0.03),
         (2, False, "bfloat16", 0.03),
+        (2, True, "bfloat16", 0.03),
         (3, False, "float32", 1e-6),
         (3, True, "float32", 1e-6),
         (3, False, "bfloat16", 0.03),
     ):
         given = {"engine": "deepspeed", "zero_stage": zero, "offload": offload, "dtype": dtype}
         compare(DistributedConfig.model_validate(given), tolerance)
+        if dtype == "bfloat16":
+            sum_many(DistributedConfig.model_validate(given))
         print(f"rank {dist.get_rank()}: {given} as one process", file=sys.stderr)
     dist.destroy_process_group()
 

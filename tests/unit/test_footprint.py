@@ -136,8 +136,11 @@ def test_what_is_trained_is_counted_in_the_precision_and_by_the_parts_that_hold_
     assert count > 1000
     assert eight.host / count == pytest.approx(8 + 2 * (1 + 4 / 256))
     narrow = {"distributed.engine": "deepspeed", "distributed.dtype": "bfloat16"}
-    shares = [update(4, **narrow, **{"distributed.zero_stage": zero}).trained / count for zero in (1, 2, 3)]
-    assert shares == pytest.approx([2 + 2 + 12 / 4, 2 + (2 + 12) / 4, (2 + 2 + 12) / 4])
+    stages = [update(4, **narrow, **{"distributed.zero_stage": zero}) for zero in (1, 2, 3)]
+    assert [stage.trained / count for stage in stages] == pytest.approx([2 + 4 + 12 / 4, 2 + (4 + 12) / 4, 18 / 4])
+    assert [stage.host / count for stage in stages] == [12, 12, 12]  # the record, whole in each process
+    moved = update(4, **narrow, **{"distributed.offload": True})
+    assert (moved.trained / count, moved.host / count) == (2 + 4 / 4, 12 + 12 / 4)
 
 
 def _math() -> torch.nn.attention.SDPBackend:

@@ -10,6 +10,8 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any, Final
 
 import torch
@@ -67,12 +69,13 @@ class ShardedOptimizer(RoleOptimizer):
         self.role, self._world = role, world
         self._leaves = dict(zip(given, module.leaves, strict=True))
         self._moments, self._steps, self._calls, self._expected = moments_of(config), 0, 0, 0
-        self._engine, self._zero, _, _ = library.initialize(
-            model=module,
-            optimizer=_adamw(module, config),
-            config=settings(config, sharding, sum(tensor.numel() for tensor in given.values())),
-            dist_init_required=False,
-        )
+        with redirect_stdout(StringIO()):  # stage 1 reports its memory there
+            self._engine, self._zero, _, _ = library.initialize(
+                model=module,
+                optimizer=_adamw(module, config),
+                config=settings(config, sharding, sum(tensor.numel() for tensor in given.values())),
+                dist_init_required=False,
+            )
         self._begin(given)
         if state:
             self._resume(state)
@@ -88,11 +91,11 @@ class ShardedOptimizer(RoleOptimizer):
         """Deal the whole moments out again; how many ranks there were before does not matter."""
         from deepspeed.utils import lazy_init_hp_params_optimizer_state, safe_set_full_optimizer_state
 
-        (flat,) = self._zero.single_partition_of_fp32_groups
+        (flat,) = self._zero.optimizer.param_groups[0]["params"]
         self._steps = int(state["step"])
         zeros = {key: torch.zeros_like(flat) for key in (FIRST, "exp_avg_sq")}
         self._zero.optimizer.state[flat] = {**zeros, "step": state["step"].clone().reshape(())}
-        lazy_init_hp_params_optimizer_state(self._zero.bit16_groups[0], flat, self._zero.optimizer.state)
+        lazy_init_hp_params_optimizer_state(list(self._leaves.values()), flat, self._zero.optimizer.state)
         for name, parameter in self._leaves.items():
             for key in self._moments:
                 safe_set_full_optimizer_state(parameter, state[f"{key}/{name}"].to(parameter.device), key)
@@ -172,6 +175,7 @@ def settings(config: AdamConfig, sharding: DistributedConfig, count: int) -> dic
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": sharding.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},  # a sum in bfloat16 stops growing
         "communication_data_type": "fp32",
     }
 

@@ -41,6 +41,8 @@ RESERVE_GB: Final = 2.0
 FRAGMENTED: Final = 0.1
 """Share of the activations that the allocator holds beside what is asked for: an assumption."""
 FLOAT: Final = 4
+MOMENTS: Final = 8
+"""Bytes of both float32 moments of a number."""
 BLOCK: Final = 256
 """Numbers of an 8-bit moment that share a float32 (`models/adam8bit.py`)."""
 
@@ -158,18 +160,19 @@ class _Sizes:
         """Bytes of the roles that are trained by these optimizers: on the device, on the host.
 
         Whole: float32 masters, gradients and both moments, in 8 bits as if every parameter were large. DeepSpeed: the
-        role in its own precision, then masters and moments, from stage 2 on gradients and in stage 3 the role, by the
-        number of processes. The copies that a pass makes of a role are whole in every stage, and counted there.
+        role in its own precision and float32 gradients, then masters and moments, from stage 2 on gradients and in
+        stage 3 the role, by the number of processes. The copies that a pass makes of a role are whole in every stage,
+        and counted there. Every process has masters and moments whole on its host when it starts and when it commits.
         """
         count, told = sum(self.roles[name] for name in adams), self.config.distributed
         if told.engine == "none":
-            moments = {"adamw": 8.0, "adamw8bit": 2 * (1 + FLOAT / BLOCK)}
+            moments = {"adamw": float(MOMENTS), "adamw8bit": 2 * (1 + FLOAT / BLOCK)}
             return 0.0, sum((2 * FLOAT + moments[adam.kind]) * self.roles[name] for name, adam in adams.items())
-        width, parts = BYTES[told.dtype], self.processes
-        optimizer = 12.0 * count / parts
-        gradients = width * count / (parts if told.zero_stage >= 2 else 1)
-        device = width * count / (parts if told.zero_stage == 3 else 1) + gradients
-        return (device, optimizer) if told.offload else (device + optimizer, 0.0)
+        parts, record = self.processes, (FLOAT + MOMENTS) * float(count)
+        optimizer = record / parts
+        gradients = FLOAT * count / (parts if told.zero_stage >= 2 else 1)
+        device = BYTES[told.dtype] * count / (parts if told.zero_stage == 3 else 1) + gradients
+        return (device, record + optimizer) if told.offload else (device + optimizer, record)
 
     def copies(self, *names: str) -> float:
         return sum(self.costs[name].copies for name in names)
