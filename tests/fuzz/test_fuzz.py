@@ -75,7 +75,6 @@ def test_ten_seconds_of_coverage_guided_fuzzing_find_nothing(tmp_path: Path) -> 
     assert int(runs[1]) > sum(map(len, valid().values()))
 
 
-@pytest.mark.xfail(strict=True, reason="pyarrow 26 lets a C++ exception of a column's footer through; docs/log.md")
 def test_a_level_histogram_of_the_wrong_length_is_refused() -> None:
     """Found by the fuzzer; in a process of its own, for it aborts."""
     found = ROOT / "tests" / "fuzz" / "found" / "level_histogram.parquet"

@@ -92,12 +92,29 @@ def lie_of_column(path: Path, column: str, fact: str, claim: int) -> None:
 FACTS = ("num_values", "total_uncompressed_size", "total_compressed_size")
 
 
-@pytest.mark.parametrize(("fact", "claim"), list(zip(FACTS, (200, 9_000, 1_000_000), strict=True)))
+@pytest.mark.parametrize(
+    ("fact", "claim", "said"),
+    [
+        ("num_values", 200, "column images claims"),
+        ("total_uncompressed_size", 9_000, "column images claims"),
+        ("total_compressed_size", 1_000_000, "Invalid column metadata"),  # by the library: past the end of the file
+    ],
+)
 def test_a_footer_that_lies_about_pixels_is_refused_without_decoding_them(
-    fact: str, claim: int, tmp_path: Path
+    fact: str, claim: int, said: str, tmp_path: Path
 ) -> None:
     rollout(300).write(tmp_path)
     lie_of_column(tmp_path / "part.parquet", "images", fact, claim)
+    with pytest.raises((SchemaError, CorruptArtifactError), match=said):
+        Rollout.scan(tmp_path, pixels=False)
+
+
+def test_pixels_that_are_said_to_reach_into_the_footer_are_refused_without_decoding_them(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    rollout(300).write(tmp_path)
+    about = pq.read_metadata(path)
+    start = about.row_group(0).column(about.schema.to_arrow_schema().get_field_index("images")).data_page_offset
+    lie_of_column(path, "images", "total_compressed_size", path.stat().st_size - 8 - start)
     with pytest.raises((SchemaError, CorruptArtifactError), match="column images claims"):
         Rollout.scan(tmp_path, pixels=False)
 

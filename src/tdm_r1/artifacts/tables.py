@@ -33,6 +33,8 @@ BATCH_BYTES: Final = 512 << 10
 """Of a row tensor that are decoded at once: little enough to stay in a processor's cache while they are looked at."""
 MOST_COLUMN_BYTES: Final = 64 << 20
 """What the table's own columns of one row group may claim and hold; row tensors have their declared width."""
+BUFFER: Final = 4 << 10
+"""Of a column that is opened and not read; without one, opening reads it."""
 FOOTER: Final = 16 << 20
 """Bytes of a footer's strings, and entries of its lists."""
 
@@ -141,7 +143,20 @@ def open_table(path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> Ite
         refusing(path.name),
         pq.ParquetFile(path, read_dictionary=texts, memory_map=False, pre_buffer=False, **limits) as file,
     ):
-        yield file, check_footer(file, path.name, spec, rows)
+        shapes = check_schema(file, path.name, spec, rows)
+        open_columns(path, file.metadata)
+        check_groups(file, path.name, rows, shapes)
+        yield file, shapes
+
+
+def open_columns(path: Path, footer: pq.FileMetaData) -> None:
+    """Let the reader open every column and read none: it refuses what `RowGroupMetaData.column` ends the process for.
+
+    Such as size statistics with a level histogram of the wrong length (pyarrow 26; `tests/fuzz/found`).
+    """
+    with pq.ParquetFile(path, metadata=footer, buffer_size=BUFFER, memory_map=False, pre_buffer=False) as file:
+        for number in range(footer.num_row_groups):
+            next(file.reader.iter_batches(0, row_groups=[number], use_threads=False), None)
 
 
 def texts_of(path: str, dtype: pa.DataType) -> list[str]:
@@ -164,22 +179,25 @@ def plain_type(dtype: pa.DataType) -> pa.DataType:
     return dtype
 
 
-def check_footer(file: pq.ParquetFile, label: str, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> Shapes:
-    """Refuse other columns than declared, and row groups that claim more than such a table can need."""
+def check_schema(file: pq.ParquetFile, label: str, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> Shapes:
+    """Refuse other columns than declared."""
     schema, expected = file.schema_arrow, [*spec.columns, *rows]
     if sorted(schema.names) != sorted(expected):
         raise SchemaError(f"`{label}` has columns {shown(schema.names)} but {expected} are declared")
     for name, column in spec.columns.items():
         if (found := plain_type(schema.field(name).type)) != column.dtype:
             raise SchemaError(f"`{label}`.{name} is {shown(found)} but {column.dtype} is declared")
-    shapes = {name: entry_shape(schema.field(name), rows[name]) for name in rows}
+    return {name: entry_shape(schema.field(name), rows[name]) for name in rows}
+
+
+def check_groups(file: pq.ParquetFile, label: str, rows: Mapping[str, RowsSpec], shapes: Shapes) -> None:
+    """Refuse row groups that claim more than such a table can need."""
     lists = any(is_list(file, name) for name in rows)
     width = {name: prod(shapes[name]) * (8 if lists else rows[name].dtype.itemsize) for name in rows}
     for number in range(file.num_row_groups):
         check_claims(file.metadata.row_group(number), f"`{label}`, row group {number},", width, lists=lists)
     if sum(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)) != file.metadata.num_rows:
         raise SchemaError(f"`{label}` says that it has {file.metadata.num_rows} rows, but its row groups do not")
-    return shapes
 
 
 def is_list(file: pq.ParquetFile, name: str) -> bool:
