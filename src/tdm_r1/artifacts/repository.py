@@ -21,6 +21,7 @@ from tdm_r1.artifacts.foreign import REBUILD
 from tdm_r1.artifacts.leftovers import ADOPTED_SECONDS
 from tdm_r1.artifacts.manifest import FileEntry, Manifest, Provenance, sha256_of
 from tdm_r1.artifacts.partial import Blocks, read_rows, require_rows_of
+from tdm_r1.artifacts.records import Paths, Rollout
 from tdm_r1.artifacts.schema import Dims, TableSpec, TensorsSpec, specs_of
 from tdm_r1.artifacts.store import Store, storage_errors
 from tdm_r1.artifacts.tables import read_columns
@@ -87,6 +88,18 @@ def load(
             loaded = record.read(Path(scratch))
             require_rows(manifest, loaded.row_counts())
         return loaded, manifest
+
+
+def load_paths(store: Store, location: str) -> tuple[Paths, Manifest]:
+    """Read the rollout committed at `location` without decoding its images; its bytes are verified all the same."""
+    manifest = require_kind(store, location, Rollout)
+    with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
+        for name, entry in manifest.files.items():
+            fetch_verified(store, f"{location}/{entry.stored_as}", Path(scratch, name), entry)
+        with at_location(store, location):
+            found = Paths.read(Path(scratch))
+            require_rows(manifest, dict.fromkeys(manifest.files, found.index.num_rows))
+        return found, manifest
 
 
 def load_tensors(store: Store, location: str, record: type[Record], field: str) -> tuple[dict[str, Tensor], Manifest]:

@@ -71,13 +71,10 @@ def _reward_scoring(inputs: Inputs) -> Record:
 
 def _feedback(inputs: Inputs) -> Record:
     run, task = inputs.run, inputs.task
-    rollouts = inputs.rollouts(task.iteration)
-    collected = collect(run.store, task.variant, task.iteration, {inputs.parents[t.location] for t in _rolled(inputs)})
+    tasks = shard_tasks("rollout", task.iteration, run.config)
+    rollouts = inputs.load_all(tasks, Rollout)  # with their images: a vote is for a picture
+    collected = collect(run.store, task.variant, task.iteration, {inputs.parents[one.location] for one in tasks})
     return feedback(rollouts, collected.votes, collected.undone)
-
-
-def _rolled(inputs: Inputs) -> list[Task]:
-    return shard_tasks("rollout", inputs.task.iteration, inputs.run.config)
 
 
 def _surrogate_update(inputs: Inputs) -> Record:

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from tdm_r1.artifacts.manifest import Provenance
-from tdm_r1.artifacts.records import Base, GeneratorState, PromptSet, Rewards, Rollout, TrainingState
+from tdm_r1.artifacts.manifest import Manifest, Provenance
+from tdm_r1.artifacts.records import Base, GeneratorState, Paths, PromptSet, Rewards, Rollout, TrainingState
 from tdm_r1.errors import ArtifactError
 from tdm_r1.models.checkpoints import NO_CHECKPOINTS
 from tdm_r1.models.progress import Progress
@@ -25,6 +25,8 @@ from tdm_r1.runtime.checkpoints import StoredCheckpoints
 from tdm_r1.runtime.layout import FEEDBACK, TRAINED, Task, shard_tasks
 from tdm_r1.runtime.numerics import library_versions
 from tdm_r1.runtime.run import AnyRecord, Run
+
+Loaded = TypeVar("Loaded")
 
 
 @dataclass
@@ -47,7 +49,9 @@ class Inputs:
 
     def load_all(self, tasks: Sequence[Task], record: type[AnyRecord]) -> list[AnyRecord]:
         """Several at a time."""
-        found = self.run.load_all(tasks, record)
+        return self._noted(tasks, self.run.load_all(tasks, record))
+
+    def _noted(self, tasks: Sequence[Task], found: Sequence[tuple[Loaded, Manifest]]) -> list[Loaded]:
         self.parents |= {task.location: manifest.digest for task, (_, manifest) in zip(tasks, found, strict=True)}
         return [loaded for loaded, _ in found]
 
@@ -115,7 +119,7 @@ class Inputs:
         self.parents[Task("encode_prompts").location] = manifest.digest
         return found
 
-    def prompts_of(self, rollouts: Iterable[Rollout]) -> PromptSet:
+    def prompts_of(self, rollouts: Iterable[Rollout | Paths]) -> PromptSet:
         """As `chosen`, of these samples."""
         return self.chosen({name for part in rollouts for name in part.index["prompt_id"].to_pylist()})
 
@@ -130,9 +134,10 @@ class Inputs:
             return self.load(task, Base)
         return self.load(task, GeneratorState)
 
-    def rollouts(self, iteration: int) -> list[Rollout]:
-        return self.load_all(shard_tasks("rollout", iteration, self.run.config), Rollout)
+    def rollouts(self, iteration: int) -> list[Rollout | Paths]:
+        """All shards, as they are trained on."""
+        return self._noted(tasks := shard_tasks("rollout", iteration, self.run.config), self.run.load_paths(tasks))
 
-    def scored(self, iteration: int) -> list[tuple[Rollout, Rewards]]:
+    def scored(self, iteration: int) -> list[tuple[Rollout | Paths, Rewards]]:
         rewards = self.load_all(shard_tasks("reward_scoring", iteration, self.run.config), Rewards)
         return list(zip(self.rollouts(iteration), rewards, strict=True))

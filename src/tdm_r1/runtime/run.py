@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.manifest import Manifest
-from tdm_r1.artifacts.records import TrainingState
-from tdm_r1.artifacts.repository import load, load_rows, load_table, load_tensors, require_kind
+from tdm_r1.artifacts.records import Paths, Rollout, TrainingState
+from tdm_r1.artifacts.repository import load, load_paths, load_rows, load_table, load_tensors, require_kind
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import MissingParentError, RootMismatchError
@@ -42,7 +42,7 @@ class Run(Archive):
 
     def __init__(self, store: Store, config: RunConfig) -> None:
         super().__init__(store, config)
-        self._kept: OrderedDict[str, tuple[Record, Manifest]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Record | Paths, Manifest]] = OrderedDict()
         self._lock = Lock()
         self._room = 8 + 2 * config.rollout.shards * (config.surrogate.replay + 1)
         numerics.apply(config.numerics)
@@ -84,12 +84,9 @@ class Run(Archive):
             CorruptArtifactError: when a file is not what the manifest says.
         """
         location = task.location
-        with self._lock:
-            if location in self._kept:
-                self._kept.move_to_end(location)
-                found, manifest = self._kept[location]
-                assert isinstance(found, record)
-                return found, manifest
+        if kept := self._found(location):
+            assert isinstance(kept[0], record)
+            return kept[0], kept[1]
         with self._hinted(task):
             loaded = load(self.store, location, record, manifest=manifest)
         if not loaded[1].in_blocks:
@@ -105,12 +102,25 @@ class Run(Archive):
         with ThreadPoolExecutor(max(1, min(READERS, len(tasks)))) as pool:
             return list(pool.map(lambda task: self.load(task, record), tasks))
 
+    def load_paths(self, tasks: Sequence[Task]) -> list[tuple[Rollout | Paths, Manifest]]:
+        """As `load_all` of rollouts; of those that are not here already, without the images."""
+        with ThreadPoolExecutor(max(1, min(READERS, len(tasks)))) as pool:
+            return list(pool.map(self._load_paths, tasks))
+
+    def _load_paths(self, task: Task) -> tuple[Rollout | Paths, Manifest]:
+        bare = f"{task.location} without images"
+        if kept := self._found(task.location) or self._found(bare):
+            assert isinstance(kept[0], Rollout | Paths)
+            return kept[0], kept[1]
+        with self._hinted(task):
+            loaded = load_paths(self.store, task.location)
+        self._keep(bare, loaded)
+        return loaded
+
     def load_table(self, task: Task, record: type[Record], field: str) -> tuple[pa.Table, Manifest]:
         """One table of a record, verified; of one that is not here already, without its tensors."""
-        with self._lock:
-            if task.location in self._kept:
-                found, manifest = self._kept[task.location]
-                return getattr(found, field), manifest
+        if kept := self._found(task.location):
+            return getattr(kept[0], field), kept[1]
         with self._hinted(task):
             return load_table(self.store, task.location, record, field)
 
@@ -142,7 +152,13 @@ class Run(Archive):
                 error.message, hint=f"run `{command}`, or resume the run with `tdm-r1 run --root {self.root}`"
             ) from error
 
-    def _keep(self, location: str, loaded: tuple[Record, Manifest]) -> None:
+    def _found(self, key: str) -> tuple[Record | Paths, Manifest] | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def _keep(self, location: str, loaded: tuple[Record | Paths, Manifest]) -> None:
         with self._lock:
             self._kept[location] = loaded
             while len(self._kept) > self._room:
