@@ -16,7 +16,7 @@ import torch
 
 from tdm_r1.artifacts.manifest import Provenance
 from tdm_r1.artifacts.records import Rollout
-from tdm_r1.artifacts.repository import commit, load
+from tdm_r1.artifacts.repository import commit, load_paths
 from tdm_r1.artifacts.store import open_store
 from tdm_r1.config import RunConfig
 from tdm_r1.models.shapes import shapes_of
@@ -57,7 +57,7 @@ def main() -> None:
     readings = []
     for _ in range(given.repeats):
         clock, processor = time.perf_counter(), time.process_time()
-        load(store, where, Rollout)
+        load_paths(store, where)
         readings.append((time.perf_counter() - clock, time.process_time() - processor))
     wall, spent = (config.rollout.shards * sorted(column)[given.repeats // 2] for column in zip(*readings, strict=True))
     shards = config.rollout.shards

@@ -23,7 +23,7 @@ from tdm_r1.artifacts.records import Base, GeneratorState, PromptSet, Rewards, R
 from tdm_r1.artifacts.repository import commit
 from tdm_r1.artifacts.store import open_store
 from tdm_r1.models.adapters import Adapter
-from tdm_r1.models.prompts import PromptTable
+from tdm_r1.models.prompts import PromptTable, PromptTexts
 from tdm_r1.models.sampler import velocity_at
 from tdm_r1.presets import resolve
 from tdm_r1.rng import Keys
@@ -31,7 +31,7 @@ from tdm_r1.runtime.execute import execute
 from tdm_r1.runtime.layout import Task
 from tdm_r1.runtime.run import Run, create_run
 from tdm_r1.stages.generator_update import generator_update
-from tdm_r1.stages.rollout import rollout
+from tdm_r1.stages.rollout import drawn_prompts, rollout
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -66,7 +66,9 @@ def bench_rollout(run: Run, samples: int, repeats: int) -> dict[str, float]:
         backbone.decode(x)
 
     def ours() -> None:
-        rollout(prompts, role, shard=0, backbone=backbone, config=config, keys=Keys(0, 1))
+        keys = Keys(0, 1)
+        drawn = drawn_prompts(PromptTexts(prompts.prompts), shard=0, config=config, keys=keys)
+        rollout(prompts, drawn, role, shard=0, backbone=backbone, config=config, keys=keys)
 
     return ratio(ours, bare, repeats)
 

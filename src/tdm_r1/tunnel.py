@@ -35,7 +35,7 @@ from tdm_r1.models.levels import steps
 from tdm_r1.models.open import open_backbone
 from tdm_r1.models.optimizer import RoleOptimizer
 from tdm_r1.models.progress import silent
-from tdm_r1.models.prompts import PromptTable
+from tdm_r1.models.prompts import PromptTable, PromptTexts
 from tdm_r1.models.sampler import guided_sample, trajectory, velocity_at
 from tdm_r1.objectives.surrogate import Gates, drift, group_preference_loss, velocity_error
 from tdm_r1.rewards.ask import Question
@@ -46,7 +46,7 @@ from tdm_r1.stages.distill_base import distill_base
 from tdm_r1.stages.encode_prompts import encode_prompts
 from tdm_r1.stages.generator_update import generator_update
 from tdm_r1.stages.reward_scoring import reward_scoring
-from tdm_r1.stages.rollout import rollout
+from tdm_r1.stages.rollout import drawn_prompts, rollout
 from tdm_r1.stages.surrogate_update import surrogate_update
 from tdm_r1.worlds.world import open_world
 
@@ -95,9 +95,9 @@ class Tunnel:
     def draw(self, state: TrainingState, iteration: int) -> tuple[Rollout, Rewards]:
         """One iteration's trajectories of the live generator and what the black box says of them."""
         live = role_tensors(state.state, "generator")
-        drawn = rollout(
-            self.prompts, live, shard=0, backbone=self.backbone, config=self.config, keys=self.keys(iteration)
-        )
+        keys, texts = self.keys(iteration), PromptTexts(self.prompts.prompts)
+        prompt_ids = drawn_prompts(texts, shard=0, config=self.config, keys=keys)
+        drawn = rollout(self.prompts, prompt_ids, live, shard=0, backbone=self.backbone, config=self.config, keys=keys)
         return drawn, reward_scoring(self.prompts.prompts, drawn, judges=self.judges, config=self.config)
 
 

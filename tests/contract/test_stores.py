@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -10,19 +11,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 import torch
 
+from tdm_r1.artifacts import blocks
 from tdm_r1.artifacts.leftovers import Sweepable
 from tdm_r1.artifacts.manifest import Manifest, sha256_of
 from tdm_r1.artifacts.records import RECORDS, PromptSet, Rollout
-from tdm_r1.artifacts.repository import load, read_manifest
+from tdm_r1.artifacts.repository import load, load_rows, read_manifest
 from tdm_r1.artifacts.s3 import PART_BYTES
+from tdm_r1.artifacts.s3_read import read_range
 from tdm_r1.artifacts.store import Store, open_store
-from tdm_r1.errors import ArtifactError, ConfigError
+from tdm_r1.errors import ArtifactError, ConfigError, CorruptArtifactError
 from tests.s3 import BUCKET, Server
-from tests.s3_proxy import Request, proxy
+from tests.s3_proxy import Fault, Request, proxy
 from tests.unit.artifact_examples import EXAMPLES, WHERE, assert_same, prompt_set, put, rollout
 
 PROMPTS = prompt_set().prompts
@@ -116,6 +120,70 @@ def test_a_big_file_comes_back_with_the_same_hash(store: Store, big: Path, tmp_p
     assert store.put_file_if_absent(big, "a/big")
     store.fetch("a/big", tmp_path / "back")
     assert sha256_of(tmp_path / "back") == sha256_of(big)
+
+
+@pytest.mark.parametrize(
+    ("start", "length"),
+    [(0, 8), (5, PART_BYTES + 7), (2 * PART_BYTES - 1, 2), (2 * PART_BYTES, 12345), (0, 0)],
+)
+def test_a_range_of_an_object_is_those_bytes(start: int, length: int, store: Store, big: Path) -> None:
+    assert store.put_file_if_absent(big, "a/big")
+    assert store.read_range("a/big", start, length) == big.read_bytes()[start : start + length]
+
+
+def test_a_range_past_the_end_is_what_is_there(store: Store) -> None:
+    store.write_bytes_if_absent("key", b"0123456789")
+    assert store.read_range("key", 7, 100) == b"789"
+    assert store.read_range("key", 10, 5) == b""
+    assert store.read_range("key", 50, 5) == b""
+    with pytest.raises(ArtifactError, match=r"`.*/none` does not exist"):
+        store.read_range("none", 0, 5)
+
+
+def test_a_range_whose_answer_breaks_off_is_read_again(
+    s3_server: Server, s3_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, cut = os.urandom(100_000), iter([True, True, True])
+    open_store(s3_root).write_bytes_if_absent("key", content)
+
+    def fault(request: Request) -> Fault | None:
+        return "cut answer" if request.method == "GET" and next(cut, False) else None
+
+    with proxy(s3_server, fault=fault) as front:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", front.endpoint)
+        assert open_store(s3_root).read_range("key", 1000, 50_000) == content[1000:51_000]
+    assert next(cut, None) is None
+
+
+def test_a_server_that_sends_the_whole_object_for_a_range_is_refused() -> None:
+    class Whole:
+        def get_object(self, **_: str) -> dict[str, Any]:
+            return {"ContentLength": 10, "Body": io.BytesIO(b"0123456789")}
+
+    client: Any = Whole()
+    with pytest.raises(ConfigError, match="bytes from 2 on were asked for but the server sent None"):
+        read_range(client, "bucket", "key", 2, 3)
+
+
+def test_rows_of_a_large_record_are_those_of_a_whole_read_and_a_damaged_block_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    noise = torch.Generator().manual_seed(0)
+    sequence, pooled = torch.randn(50, 9, 7, generator=noise), torch.randn(50, 6, generator=noise)
+    put(store, PromptSet(prompts=PROMPTS, embeddings={"sequence": sequence, "pooled": pooled}), WHERE)
+    rows = [0, 49, 3, 3]
+    found, manifest = load_rows(store, WHERE, PromptSet, "embeddings", rows)
+    assert len(manifest.files["embeddings.safetensors"].blocks or ()) == 14
+    assert torch.equal(found["sequence"], sequence[rows])
+    assert torch.equal(found["pooled"], pooled[rows])
+    key = f"{WHERE}/{manifest.files['embeddings.safetensors'].stored_as}"
+    length = manifest.files["embeddings.safetensors"].size
+    data = bytearray(store.read_range(key, 0, length))
+    data[-1] ^= 1
+    store.overwrite(key, bytes(data))
+    with pytest.raises(CorruptArtifactError, match=r"block 13 of .* is expected"):
+        load_rows(store, WHERE, PromptSet, "embeddings", rows)
 
 
 def test_what_is_no_record_can_be_written_again(store: Store) -> None:

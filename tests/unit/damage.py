@@ -30,7 +30,7 @@ def sealed(body: dict[str, Any]) -> dict[str, Any]:
     body = {key: value for key, value in body.items() if key not in ("digest", "seal")}
     content = {key: value for key, value in body.items() if key != "provenance"}
     content["files"] = {
-        name: {key: value for key, value in entry.items() if key != "stored_as"}
+        name: {key: value for key, value in entry.items() if key not in ("stored_as", "blocks")}
         for name, entry in body["files"].items()
     }
     body["digest"] = hashed(content)

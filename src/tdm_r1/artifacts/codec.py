@@ -6,7 +6,7 @@ Equal content gives equal bytes, for one version of pyarrow and safetensors. Not
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
@@ -87,18 +87,30 @@ class Record:
             CorruptArtifactError: for a file that cannot be parsed.
             SchemaError: for content that is not what this record declares.
         """
+        return cls(**cls._read(directory, frozenset()))
+
+    @classmethod
+    def read_fields(cls, directory: Path, *, without: Collection[str]) -> dict[str, Any]:
+        """As `read`, all fields but some row tensors, each as its spec wants it; `check` is not asked."""
+        dims, values = Dims(), cls._read(directory, without)
+        return {
+            name: specs_of(cls)[name].parse(value, f"{cls.__name__}.{name}", dims) for name, value in values.items()
+        }
+
+    @classmethod
+    def _read(cls, directory: Path, without: Collection[str]) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for file, field in cls.files().items():
             spec, path = specs_of(cls)[field], directory / file
             if isinstance(spec, TableSpec):
-                values[field], tensors = read_table(path, spec, row_specs(cls, spec.dim))
+                values[field], tensors = read_table(path, spec, row_specs(cls, spec.dim), without=without)
                 values.update(tensors)
             elif isinstance(spec, TextSpec):
                 with refusing(file):
                     values[field] = path.read_bytes().decode()
             else:
                 values[field] = read_tensors(path)
-        return cls(**values)
+        return values
 
     @classmethod
     def scan(cls, directory: Path, *, pixels: bool = True) -> dict[str, int | None]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tdm_r1.artifacts.blocks import block_count, hash_file
 from tdm_r1.artifacts.records import RECORDS
 from tdm_r1.artifacts.seal import canonical_json, parse_object, seal_of, take_seal
 from tdm_r1.errors import CorruptArtifactError, SchemaError
@@ -40,6 +41,16 @@ class FileEntry(_Frozen):
     """Rows of a table; null for any other file."""
     stored_as: FileName
     """Name inside the location: the file's own, unless another committer's bytes lay there. Not in the digest."""
+    blocks: tuple[Digest, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """SHA-256 of each `BLOCK_BYTES` of a large file of which stages read parts. Not in the digest: `sha256` is."""
+
+    @model_validator(mode="after")
+    def _has_all_blocks(self) -> Self:
+        if self.blocks is not None and len(self.blocks) != block_count(self.size):
+            raise ValueError(
+                f"{len(self.blocks)} blocks of a file of {self.size} bytes, {block_count(self.size)} expected"
+            )
+        return self
 
 
 class Provenance(_Frozen):
@@ -78,8 +89,14 @@ class Manifest(_Frozen):
     @property
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of everything except provenance: equal content, equal digest."""
-        content = self.model_dump(mode="json", exclude={"provenance": True, "files": {"__all__": {"stored_as"}}})
+        of_storage = {"files": {"__all__": {"stored_as", "blocks"}}}
+        content = self.model_dump(mode="json", exclude={"provenance": True, **of_storage})
         return hashlib.sha256(canonical_json(content)).hexdigest()
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it has a large file of which parts can be read."""
+        return any(entry.blocks is not None for entry in self.files.values())
 
     def to_bytes(self) -> bytes:
         """Return indented JSON; it carries the digest and, over provenance too, a seal: a reader notices any change."""
@@ -95,6 +112,7 @@ class Manifest(_Frozen):
         """
         body = _parse_object(data)
         require_known(body.get("kind"), body.get("version"))
+        sealed = body.get("seal") is not None
         try:
             take_seal(body, "manifest")
         except CorruptArtifactError as error:
@@ -110,6 +128,8 @@ class Manifest(_Frozen):
                 f"but {sorted(RECORDS[manifest.kind].files())} are expected",
                 hint=_REBUILD,
             )
+        if manifest.in_blocks and not sealed:
+            raise CorruptArtifactError("the manifest has hashes of blocks but no seal over them", hint=_REBUILD)
         if manifest.digest != recorded:
             raise CorruptArtifactError(
                 f"the manifest says its digest is {recorded!r:.80} but its content hashes to {manifest.digest}",
@@ -138,8 +158,7 @@ def require_known(kind: Any, version: Any) -> None:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in lower-case hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_file(path, blocks=False).sha256
 
 
 def _parse_object(data: bytes) -> dict[str, Any]:

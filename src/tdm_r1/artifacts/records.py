@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -53,7 +54,9 @@ class PromptSet(Record):
     )
     """One row per prompt: split is `train` or `test`, metadata is JSON, embedding is a row of `embeddings`."""
 
-    embeddings: dict[str, Tensor] = tensors("embeddings.safetensors", FLOAT32, sequence="U T D", pooled="U D2")
+    embeddings: dict[str, Tensor] = tensors(
+        "embeddings.safetensors", FLOAT32, by_rows=True, sequence="U T D", pooled="U D2"
+    )
     """`sequence` [U, T, D] per token and `pooled` [U, D2]; row 0 is the empty prompt."""
 
     @property
@@ -91,8 +94,33 @@ class Rollout(Record):
         return int(self.index.num_rows)
 
     def check(self) -> None:
-        require_ids(self.index, "Rollout.index", "sample_id", "prompt_id")
-        require_unique(self.index, "sample_id", "Rollout.index")
+        check_samples(self.index)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """A rollout without its images, a third of its bytes and more: what is trained on."""
+
+    index: pa.Table
+    states: Tensor
+    """As `Rollout` has them."""
+
+    @staticmethod
+    def read(directory: Path) -> Paths:
+        """Read a rollout's file and decode no image.
+
+        Raises:
+            CorruptArtifactError, SchemaError: as `Rollout.read`, of all but the images.
+        """
+        values = Rollout.read_fields(directory, without={"images"})
+        check_samples(values["index"])
+        return Paths(values["index"], values["states"])
+
+
+def check_samples(index: pa.Table) -> None:
+    """Refuse a rollout's table whose ids are not plain, or not unique."""
+    require_ids(index, "Rollout.index", "sample_id", "prompt_id")
+    require_unique(index, "sample_id", "Rollout.index")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

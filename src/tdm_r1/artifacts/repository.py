@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
+from tdm_r1.artifacts import blocks
 from tdm_r1.artifacts.codec import Record, row_specs
 from tdm_r1.artifacts.foreign import REBUILD
 from tdm_r1.artifacts.leftovers import ADOPTED_SECONDS
 from tdm_r1.artifacts.manifest import FileEntry, Manifest, Provenance, sha256_of
-from tdm_r1.artifacts.schema import Dims, TableSpec, specs_of
+from tdm_r1.artifacts.partial import Blocks, read_rows, require_rows_of
+from tdm_r1.artifacts.records import Paths, Rollout
+from tdm_r1.artifacts.schema import Dims, TableSpec, TensorsSpec, specs_of
 from tdm_r1.artifacts.store import Store, storage_errors
 from tdm_r1.artifacts.tables import read_columns
 from tdm_r1.artifacts.tensors import read_tensors
@@ -69,9 +72,15 @@ def commit(
     return require_equal(store, location, require_manifest(store, location), manifest)
 
 
-def load(store: Store, location: str, record: type[AnyRecord]) -> tuple[AnyRecord, Manifest]:
-    """Read the record committed at `location`, after checking kind, version and every file's bytes."""
-    manifest = require_kind(store, location, record)
+def load(
+    store: Store, location: str, record: type[AnyRecord], *, manifest: Manifest | None = None
+) -> tuple[AnyRecord, Manifest]:
+    """Read the record committed at `location`, after checking kind, version and every file's bytes.
+
+    Args:
+        manifest: of this record, when it was read already.
+    """
+    manifest = manifest or require_kind(store, location, record)
     with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
         for name, entry in manifest.files.items():
             fetch_verified(store, f"{location}/{entry.stored_as}", Path(scratch, name), entry)
@@ -81,16 +90,62 @@ def load(store: Store, location: str, record: type[AnyRecord]) -> tuple[AnyRecor
         return loaded, manifest
 
 
+def load_paths(store: Store, location: str) -> tuple[Paths, Manifest]:
+    """Read the rollout committed at `location` without decoding its images; its bytes are verified all the same."""
+    manifest = require_kind(store, location, Rollout)
+    with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
+        for name, entry in manifest.files.items():
+            fetch_verified(store, f"{location}/{entry.stored_as}", Path(scratch, name), entry)
+        with at_location(store, location):
+            found = Paths.read(Path(scratch))
+            require_rows(manifest, dict.fromkeys(manifest.files, found.index.num_rows))
+        return found, manifest
+
+
 def load_tensors(store: Store, location: str, record: type[Record], field: str) -> tuple[dict[str, Tensor], Manifest]:
     """Read one field of tensors of the record at `location`, verified, without its other files."""
     manifest = require_kind(store, location, record)
-    name = next(file for file, owner in record.files().items() if owner == field)
+    name = file_of(record, field)
     with tempfile.TemporaryDirectory(prefix="tdm-r1-") as scratch:
         local = Path(scratch, name)
         fetch_verified(store, f"{location}/{manifest.files[name].stored_as}", local, manifest.files[name])
         with at_location(store, location):
             found: dict[str, Tensor] = specs_of(record)[field].parse(read_tensors(local), field, Dims())
         return found, manifest
+
+
+def load_rows(
+    store: Store, location: str, record: type[Record], field: str, rows: Sequence[int]
+) -> tuple[dict[str, Tensor], Manifest]:
+    """Read some rows of every tensor of one field, [len(rows), ...] each in the order of `rows`, verified.
+
+    Where the manifest has hashes of blocks, only the header and the blocks of these rows are read; else the file.
+
+    Raises:
+        CorruptArtifactError: for a block that is not what the manifest says.
+        SchemaError: for a row that is not there.
+    """
+    manifest, name = require_kind(store, location, record), file_of(record, field)
+    entry = manifest.files[name]
+    if entry.blocks is None:
+        import torch
+
+        whole, manifest = load_tensors(store, location, record, field)
+        for tensor, values in whole.items():
+            require_rows_of(values.shape, rows, f"`{store.root}/{location}`: `{name}`[{tensor!r:.80}]")
+        index = torch.tensor(rows, dtype=torch.int64)
+        return {tensor: values[index] for tensor, values in whole.items()}, manifest
+    key = f"{location}/{entry.stored_as}"
+    require_there(store, key)
+    with at_location(store, location):
+        read = read_rows(Blocks(store, key, entry), name, rows)
+        found: dict[str, Tensor] = specs_of(record)[field].parse(read, field, Dims())
+        return found, manifest
+
+
+def file_of(record: type[Record], field: str) -> str:
+    """Name of the file in which a field of tensors lies."""
+    return next(file for file, owner in record.files().items() if owner == field)
 
 
 def load_table(store: Store, location: str, record: type[Record], field: str) -> tuple[pa.Table, Manifest]:
@@ -166,13 +221,14 @@ def require_equal(store: Store, location: str, present: Manifest, ours: Manifest
 
 
 def describe_files(record: Record, directory: Path) -> dict[str, FileEntry]:
-    """Return hash, size and rows of each file that `record.write` left in `directory`."""
-    return {
-        name: FileEntry(
-            sha256=sha256_of(directory / name), size=(directory / name).stat().st_size, rows=count, stored_as=name
-        )
-        for name, count in record.row_counts().items()
-    }
+    """Return hashes, size and rows of each file that `record.write` left in `directory`."""
+    fields, specs, found = record.files(), specs_of(record), {}
+    for name, count in record.row_counts().items():
+        spec, size = specs[fields[name]], (directory / name).stat().st_size
+        in_blocks = isinstance(spec, TensorsSpec) and spec.by_rows and size > blocks.BLOCK_BYTES
+        hashed = blocks.hash_file(directory / name, blocks=in_blocks)
+        found[name] = FileEntry(sha256=hashed.sha256, size=size, rows=count, stored_as=name, blocks=hashed.blocks)
+    return found
 
 
 def store_files(store: Store, location: str, manifest: Manifest, directory: Path) -> Manifest:
@@ -222,9 +278,7 @@ def holds(store: Store, key: str, entry: FileEntry) -> bool:
 def fetch_verified(store: Store, key: str, local: Path, entry: FileEntry) -> None:
     """Fetch one object to `local`, or refuse when it is missing or not the bytes of `entry`."""
     hint = REBUILD
-    if not store.exists(key):
-        refuse_pruned(store, key)
-        raise CorruptArtifactError(f"`{store.root}/{key}` is missing but its manifest lists it", hint=hint)
+    require_there(store, key)
     store.fetch(key, local)
     if (size := local.stat().st_size) != entry.size:
         raise CorruptArtifactError(
@@ -234,3 +288,10 @@ def fetch_verified(store: Store, key: str, local: Path, entry: FileEntry) -> Non
         )
     if (found := sha256_of(local)) != entry.sha256:
         raise CorruptArtifactError(f"`{store.root}/{key}` has sha256 {found} but {entry.sha256} is expected", hint=hint)
+
+
+def require_there(store: Store, key: str) -> None:
+    """Refuse an object that a manifest lists and that is missing, or was pruned."""
+    if not store.exists(key):
+        refuse_pruned(store, key)
+        raise CorruptArtifactError(f"`{store.root}/{key}` is missing but its manifest lists it", hint=REBUILD)

@@ -14,12 +14,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tdm_r1.artifacts.leftovers import TEMPORARY_SUFFIX, Entry, is_temporary
 from tdm_r1.artifacts.s3_client import AGAIN, CONFLICTS, code_of, open_client, parse_root, s3_errors, status_of
+from tdm_r1.artifacts.s3_read import read_body, read_range
 from tdm_r1.artifacts.s3_upload import PARALLEL, put_parts, server_time, slices, unfinished_uploads
 from tdm_r1.artifacts.store import MOST_BYTES, require_key, require_small, storage_errors
 from tdm_r1.errors import ArtifactError, ConfigError, TemporaryStorageError
@@ -57,17 +58,10 @@ class S3Store:
 
     def read_bytes(self, key: str) -> bytes:
         """The whole object: for manifests and configurations."""
-        from boto3.exceptions import Boto3Error, RetriesExceededError
-        from botocore.exceptions import HTTPClientError, IncompleteReadError
 
         def read() -> bytes:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._at(key))
-            most = MOST_BYTES + 1 if answer["ContentLength"] > MOST_BYTES else None  # a whole read notices a cut answer
-            with closing(answer["Body"]) as body:  # its own `with` gives the stream below it, which checks less
-                try:
-                    return require_small(body.read(most), f"{self._root}/{key}")
-                except (HTTPClientError, IncompleteReadError) as error:
-                    raise RetriesExceededError(Boto3Error(str(error))) from error
+            return require_small(read_body(answer, MOST_BYTES + 1), f"{self._root}/{key}")
 
         return self._read(key, read)
 
@@ -147,6 +141,9 @@ class S3Store:
         )
         with storage_errors(str(local)):
             self._read(key, lambda: self._client.download_file(self._bucket, self._at(key), str(local), Config=config))
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        return self._read(key, lambda: read_range(self._client, self._bucket, self._at(key), start, length))
 
     def delete(self, key: str) -> None:
         path = self._at(key)

@@ -128,6 +128,8 @@ class TensorsSpec:
     file: str
     dtype: DType | None
     shapes: Mapping[str, tuple[str, ...]]
+    by_rows: bool = False
+    """Whether stages read some rows of a large file, so that its manifest has the hashes of blocks."""
 
     def parse(self, value: Any, label: str, dims: Dims) -> dict[str, Tensor | Bare]:
         """Return a copy of the dict, sorted by name; the tensors are not copied."""
@@ -175,13 +177,14 @@ def rows(shape: str, dtype: DType) -> Any:
     return dataclasses.field(metadata={"spec": RowsSpec(tuple(shape.split()), dtype)})
 
 
-def tensors(file: str, dtype: DType | None = None, /, **shapes: str) -> Any:
+def tensors(file: str, dtype: DType | None = None, /, *, by_rows: bool = False, **shapes: str) -> Any:
     """Declare named tensors stored in the safetensors file `file`.
 
-    Without `dtype`, any dtype is allowed; without `shapes`, any names and shapes are.
+    Without `dtype`, any dtype is allowed; without `shapes`, any names and shapes are. With `by_rows`, some rows of a
+    large file can be read without the others.
     """
     dims = {name: tuple(shape.split()) for name, shape in shapes.items()}
-    return dataclasses.field(metadata={"spec": TensorsSpec(file, dtype, dims)})
+    return dataclasses.field(metadata={"spec": TensorsSpec(file, dtype, dims, by_rows)})
 
 
 def text(file: str) -> Any:

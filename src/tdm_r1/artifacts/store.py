@@ -66,6 +66,9 @@ class Store(Protocol):
         by part into a file of its own size. Records are then read from there, tables by row group.
         """
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """So many bytes of an object from `start` on; fewer when it ends before. The caller verifies them."""
+
     def delete(self, key: str) -> None:
         """Delete one object; none there is fine."""
 
@@ -169,6 +172,11 @@ class LocalStore:
     def fetch(self, key: str, local: Path) -> None:
         with self._found(key) as path:
             local.symlink_to(path)
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with self._found(key) as path, path.open("rb") as file:
+            file.seek(start)
+            return file.read(length)
 
     def delete(self, key: str) -> None:
         path = self._at(key)

@@ -5,7 +5,7 @@ A file is judged by its footer before a page of it is decoded: columns, types, r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -78,21 +78,25 @@ def write_table(
     )
 
 
-def read_table(path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec]) -> tuple[pa.Table, dict[str, Tensor]]:
+def read_table(
+    path: Path, spec: TableSpec, rows: Mapping[str, RowsSpec], *, without: Collection[str] = ()
+) -> tuple[pa.Table, dict[str, Tensor]]:
     """Read a table and its row tensors, one row group at a time into preallocated tensors.
+
+    Args:
+        without: row tensors of which no more is read than what the footer says.
 
     Raises:
         CorruptArtifactError: for bytes that are no Parquet file, or one whose pages cannot be decoded.
         SchemaError: for other columns, shapes or sizes than declared.
     """
     with open_table(path, spec, rows) as (file, shapes):
-        count = file.metadata.num_rows
-        tensors = {name: empty(rows[name], (count, *shapes[name])) for name in rows}
-        parts = []
+        count, parts = file.metadata.num_rows, []
+        tensors = {name: empty(rows[name], (count, *shapes[name])) for name in rows if name not in without}
         for group in groups_of(file, spec, rows, shapes):
             parts.append(group.table)
-            for name, batches in group.rows.items():
-                fill_rows(tensors[name][group.start : group.start + group.table.num_rows], batches, rows[name])
+            for name, tensor in tensors.items():
+                fill_rows(tensor[group.start : group.start + group.table.num_rows], group.rows[name], rows[name])
         return join(parts, spec), tensors
 
 

@@ -61,18 +61,24 @@ def scan_tensors(path: Path, dtype: DType | None) -> dict[str, Bare]:
         CorruptArtifactError: as `read_tensors`.
         SchemaError: for another dtype, NaN or an infinity.
     """
-    found: dict[str, Bare] = {}
     with open_tensors(path, "numpy") as file:
-        for name in file.offset_keys():  # the library has checked that one begins where the one before ends
-            said = file.get_slice(name)
-            stored = STORED.get(said.get_dtype())
-            if stored is None:
-                raise SchemaError(f"{labelled(path, name)} is {said.get_dtype()}, which no record holds")
-            require_dtype(stored.name, labelled(path, name), dtype)
-            found[name] = Bare(stored, tuple(said.get_shape()))
-            if prod(max(1, dim) for dim in found[name].shape) > MOST_NUMBERS:
-                raise CorruptArtifactError(f"{labelled(path, name)} claims the shape {found[name].shape!s:.80}")
+        found = described(file, path, dtype)
     require_finite(path, found)
+    return found
+
+
+def described(file: Any, path: Path, dtype: DType | None = None) -> dict[str, Bare]:
+    """Dtype and shape of each tensor of an opened file, in the order of their offsets; as `scan_tensors` refuses."""
+    found: dict[str, Bare] = {}
+    for name in file.offset_keys():  # the library has checked that one begins where the one before ends
+        said = file.get_slice(name)
+        stored = STORED.get(said.get_dtype())
+        if stored is None:
+            raise SchemaError(f"{labelled(path, name)} is {said.get_dtype()}, which no record holds")
+        require_dtype(stored.name, labelled(path, name), dtype)
+        found[name] = Bare(stored, tuple(said.get_shape()))
+        if prod(max(1, dim) for dim in found[name].shape) > MOST_NUMBERS:
+            raise CorruptArtifactError(f"{labelled(path, name)} claims the shape {found[name].shape!s:.80}")
     return found
 
 
@@ -118,15 +124,20 @@ def parts_of(data: FileIO, size: int, chunk: memoryview) -> Iterator[memoryview]
 @contextmanager
 def open_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
     """Open a safetensors file. The library refuses offsets that overlap, leave gaps or pass the end of the file."""
-    size = path.stat().st_size
     with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-    if not 0 < header <= min(size - 8, MOST_HEADER_BYTES):
-        raise CorruptArtifactError(
-            f"`{path.name}` claims a header of {header} bytes in a file of {size}; at most {MOST_HEADER_BYTES} are read"
-        )
+        data_start(file.read(8), path.stat().st_size, path.name)
     with refusing(path.name), safe_open(path, framework=framework) as opened:
         yield opened
+
+
+def data_start(head: bytes, size: int, name: str) -> int:
+    """Where the tensors begin in a file of `size` bytes whose first 8 are `head`, or a refusal."""
+    header = int.from_bytes(head, "little")
+    if not 0 < header <= min(size - 8, MOST_HEADER_BYTES):
+        raise CorruptArtifactError(
+            f"`{name}` claims a header of {header} bytes in a file of {size}; at most {MOST_HEADER_BYTES} are read"
+        )
+    return 8 + header
 
 
 def tensors_of(file: Any) -> Iterator[tuple[str, Tensor]]:

@@ -60,6 +60,8 @@ class ModelConfig(Section):
     """Compile each kind of block of the network for each shape it sees (torch.compile); part of the last bits."""
     decode_batch: Positive = 64
     """Images per decoder call; a fixed partition, so part of the last bits."""
+    decode_tile: Count = 0
+    """Edge in pixels of the tiles in which larger images are decoded, with blended seams; 0 decodes them whole."""
     adapter: AdapterConfig = AdapterConfig()
     """How a role differs from the base."""
     fake_adapter: AdapterConfig | None = None

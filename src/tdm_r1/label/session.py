@@ -67,7 +67,7 @@ class Session:
     @cached_property
     def texts(self) -> Mapping[str, str]:
         """Prompts by their ids."""
-        table = self.election.run.load(Task("encode_prompts"), PromptSet)[0].prompts
+        table, _ = self.election.run.load_table(Task("encode_prompts"), PromptSet, "prompts")
         return dict(zip(table["prompt_id"].to_pylist(), table["text"].to_pylist(), strict=True))
 
     @cached_property

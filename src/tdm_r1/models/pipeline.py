@@ -21,6 +21,7 @@ from tdm_r1.models.compiled import CompiledBlocks
 from tdm_r1.models.factored import applied, shares_of
 from tdm_r1.models.quiet import quiet_loading
 from tdm_r1.models.recompute import Recompute
+from tdm_r1.models.tiles import in_tiles
 
 ENCODE_BATCH = 64
 """Prompts per text encoder call."""
@@ -113,7 +114,8 @@ class PipelineBackbone(ABC):
 
     @cached_property
     def _vae(self) -> Any:
-        return self._part("AutoencoderKL", "vae").to(memory_format=torch.channels_last)
+        whole = self._part("AutoencoderKL", "vae").to(memory_format=torch.channels_last)
+        return in_tiles(whole, self._config.decode_tile)
 
     @cached_property
     def _text(self) -> Any:

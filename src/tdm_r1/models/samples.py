@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tdm_r1.artifacts.records import Rollout
+from tdm_r1.artifacts.records import Paths, Rollout
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,19 @@ class Samples:
     groups: list[int]
 
     @staticmethod
-    def of(shards: Sequence[Rollout]) -> Samples:
+    def of(shards: Sequence[Rollout | Paths]) -> Samples:
         rows = [row for shard in shards for row in shard.index.to_pylist()]
         return Samples(
-            states=torch.cat([shard.states for shard in shards]),
+            states=joined([shard.states for shard in shards]),
             sample_ids=[row["sample_id"] for row in rows],
             prompt_ids=[row["prompt_id"] for row in rows],
             groups=[row["group"] for row in rows],
         )
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Rows of all parts; a single part itself, not a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def rows_by_group(groups: Sequence[int], order: Sequence[int], minibatch_of: Literal["groups", "samples"]) -> list[int]:

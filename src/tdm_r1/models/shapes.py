@@ -17,6 +17,7 @@ from tdm_r1.errors import ConfigError
 from tdm_r1.models.open import open_backbone, pipeline_backbone
 from tdm_r1.models.quiet import quiet_loading
 from tdm_r1.models.sources import source_folder
+from tdm_r1.models.tiles import in_tiles
 
 SD35_MEDIUM, Z_IMAGE_TURBO = "hub:stabilityai/stable-diffusion-3.5-medium", "hub:Tongyi-MAI/Z-Image-Turbo"
 Z_IMAGE = "hub:Tongyi-MAI/Z-Image"
@@ -187,7 +188,7 @@ def decoder_of(config: ModelConfig) -> Any:
     folder = _local(config)
     stated = PUBLISHED_VAE if folder is None else _read(folder / "vae" / "config.json")
     with torch.device("meta"), quiet_loading():
-        return diffusers.AutoencoderKL.from_config(dict(stated))
+        return in_tiles(diffusers.AutoencoderKL.from_config(dict(stated)), config.decode_tile)
 
 
 def _read(file: Path) -> dict[str, Any]:

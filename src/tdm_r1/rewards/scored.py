@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from tdm_r1.advantages import Advantages, group_advantages
-from tdm_r1.artifacts.records import Rewards, Rollout
+from tdm_r1.artifacts.records import Paths, Rewards, Rollout
 from tdm_r1.config import RewardConfig, SurrogateConfig
 from tdm_r1.errors import SchemaError
+from tdm_r1.models.samples import joined
 from tdm_r1.rewards.aggregate import aggregate
 
 
@@ -63,8 +64,11 @@ class Trajectories:
 
 
 def join(parts: Sequence[Trajectories]) -> Trajectories:
+    """All of them; a single one itself, not a copy."""
+    if len(parts) == 1:
+        return parts[0]
     return Trajectories(
-        states=torch.cat([p.states for p in parts]),
+        states=joined([p.states for p in parts]),
         sample_ids=[s for p in parts for s in p.sample_ids],
         prompt_ids=[s for p in parts for s in p.prompt_ids],
         groups=[s for p in parts for s in p.groups],
@@ -73,7 +77,7 @@ def join(parts: Sequence[Trajectories]) -> Trajectories:
     )
 
 
-def _check_same_samples(rollout: Rollout, rewards: Rewards) -> None:
+def _check_same_samples(rollout: Rollout | Paths, rewards: Rewards) -> None:
     expected, found = rollout.index["sample_id"], rewards.samples["sample_id"]
     if not expected.equals(found):
         raise SchemaError(
@@ -83,7 +87,7 @@ def _check_same_samples(rollout: Rollout, rewards: Rewards) -> None:
 
 
 def score(
-    shards: Sequence[tuple[Rollout, Rewards]], iteration: int, config: SurrogateConfig, rewards: RewardConfig
+    shards: Sequence[tuple[Rollout | Paths, Rewards]], iteration: int, config: SurrogateConfig, rewards: RewardConfig
 ) -> tuple[Trajectories, Advantages]:
     """All shards of one iteration with their group advantages.
 
@@ -97,7 +101,7 @@ def score(
     group = torch.tensor([r["group"] for r in table], dtype=torch.int64)
     advantages = group_advantages(reward, group, std=config.advantage_std, clip=config.advantage_clip)
     trajectories = Trajectories(
-        states=torch.cat([rollout.states for rollout, _ in shards]),
+        states=joined([rollout.states for rollout, _ in shards]),
         sample_ids=[r["sample_id"] for r in table],
         prompt_ids=[r["prompt_id"] for r in table],
         groups=[f"{iteration:05d}-{r['group']:04d}" for r in table],

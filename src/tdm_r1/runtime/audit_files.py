@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tdm_r1.artifacts.manifest import Manifest, sha256_of
+from tdm_r1.artifacts.blocks import Hashes, hash_file
+from tdm_r1.artifacts.manifest import FileEntry, Manifest
 from tdm_r1.artifacts.records import RECORDS
 from tdm_r1.artifacts.store import Store
 from tdm_r1.errors import ArtifactError
@@ -53,12 +54,23 @@ def check_file(files: Files, name: str) -> Fault | None:
     try:
         files.store.fetch(key, local)
         size = local.stat().st_size
-        found = sha256_of(local) if size == entry.size else ""
+        found = hash_file(local, blocks=entry.blocks is not None) if size == entry.size else Hashes("", None)
     except (ArtifactError, OSError) as error:
         return Fault("missing", key, f"it cannot be read: {first_line(str(error))}", f"{entry.size:,} bytes")
     if size != entry.size:
         return Fault("size", key, f"{size:,} bytes", f"{entry.size:,} bytes")
-    return Fault("hash", key, f"sha256 {found}", f"sha256 {entry.sha256}") if found != entry.sha256 else None
+    return hash_fault(key, found, entry)
+
+
+def hash_fault(key: str, found: Hashes, entry: FileEntry) -> Fault | None:
+    """Bytes that are not those of the manifest, or hashes of blocks in it that are not those of its bytes."""
+    if found.sha256 != entry.sha256:
+        return Fault("hash", key, f"sha256 {found.sha256}", f"sha256 {entry.sha256}")
+    pairs = enumerate(zip(found.blocks or (), entry.blocks or (), strict=True))
+    wrong = next(((number, ours, said) for number, (ours, said) in pairs if ours != said), None)
+    if wrong is None:
+        return None
+    return Fault("hash", key, f"block {wrong[0]} with sha256 {wrong[1]}", f"sha256 {wrong[2]} of this block")
 
 
 def check_content(files: Files, *, pixels: bool) -> list[Fault]:

@@ -194,7 +194,7 @@ def base_expression(config: RunConfig) -> str:
 
 
 def _example_prompt(run: Run) -> str:
-    rows = run.load(Task("encode_prompts"), PromptSet)[0].prompts.to_pylist()
+    rows = run.load_table(Task("encode_prompts"), PromptSet, "prompts")[0].to_pylist()
     held_out: list[str] = [row["text"] for row in rows if row["split"] == "test"]
     return held_out[-1] if held_out else "a photo of a circle"
 

@@ -72,6 +72,9 @@ class OverlayStore:
     def fetch(self, key: str, local: Path) -> None:
         self._of(key).fetch(key, local)
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        return self._of(key).read_range(key, start, length)
+
     def list(self, prefix: str) -> list[str]:
         below = [key for key in self._below.list(prefix) if not self._is_above(key)]
         return sorted(below + [key for key in self._above.list(prefix) if self._is_above(key)])

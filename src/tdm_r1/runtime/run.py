@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tdm_r1.artifacts.codec import Record
 from tdm_r1.artifacts.manifest import Manifest
-from tdm_r1.artifacts.records import TrainingState
-from tdm_r1.artifacts.repository import load, load_table, load_tensors
+from tdm_r1.artifacts.records import Paths, Rollout, TrainingState
+from tdm_r1.artifacts.repository import load, load_paths, load_rows, load_table, load_tensors, require_kind
 from tdm_r1.artifacts.store import Store, open_store
 from tdm_r1.config import RunConfig
 from tdm_r1.errors import MissingParentError, RootMismatchError
@@ -28,6 +28,7 @@ from tdm_r1.rewards.judges import Judges
 from tdm_r1.runtime import numerics
 from tdm_r1.runtime.archive import Archive
 from tdm_r1.runtime.layout import RUN_FILE, Task
+from tdm_r1.runtime.prompts import Prompts
 from tdm_r1.runtime.run_file import read_config, run_file_bytes
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -41,7 +42,7 @@ class Run(Archive):
 
     def __init__(self, store: Store, config: RunConfig) -> None:
         super().__init__(store, config)
-        self._kept: OrderedDict[str, tuple[Record, Manifest]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Record | Paths, Manifest]] = OrderedDict()
         self._lock = Lock()
         self._room = 8 + 2 * config.rollout.shards * (config.surrogate.replay + 1)
         numerics.apply(config.numerics)
@@ -65,23 +66,31 @@ class Run(Archive):
     def judges(self) -> Judges:
         return Judges(self.config.reward)
 
-    def load(self, task: Task, record: type[AnyRecord]) -> tuple[AnyRecord, Manifest]:
-        """The record of a task, verified against its manifest.
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The prompts that are committed here."""
+        return Prompts(self)
+
+    def load(
+        self, task: Task, record: type[AnyRecord], *, manifest: Manifest | None = None
+    ) -> tuple[AnyRecord, Manifest]:
+        """The record of a task, verified against its manifest. One that is read in parts else is too large to keep.
+
+        Args:
+            manifest: of this record, when it was read already.
 
         Raises:
             MissingParentError: when it was never committed, with the command that commits it.
             CorruptArtifactError: when a file is not what the manifest says.
         """
         location = task.location
-        with self._lock:
-            if location in self._kept:
-                self._kept.move_to_end(location)
-                found, manifest = self._kept[location]
-                assert isinstance(found, record)
-                return found, manifest
+        if kept := self._found(location):
+            assert isinstance(kept[0], record)
+            return kept[0], kept[1]
         with self._hinted(task):
-            loaded = load(self.store, location, record)
-        self._keep(location, loaded)
+            loaded = load(self.store, location, record, manifest=manifest)
+        if not loaded[1].in_blocks:
+            self._keep(location, loaded)
         return loaded
 
     def load_all(self, tasks: Sequence[Task], record: type[AnyRecord]) -> list[tuple[AnyRecord, Manifest]]:
@@ -93,14 +102,39 @@ class Run(Archive):
         with ThreadPoolExecutor(max(1, min(READERS, len(tasks)))) as pool:
             return list(pool.map(lambda task: self.load(task, record), tasks))
 
+    def load_paths(self, tasks: Sequence[Task]) -> list[tuple[Rollout | Paths, Manifest]]:
+        """As `load_all` of rollouts; of those that are not here already, without the images."""
+        with ThreadPoolExecutor(max(1, min(READERS, len(tasks)))) as pool:
+            return list(pool.map(self._load_paths, tasks))
+
+    def _load_paths(self, task: Task) -> tuple[Rollout | Paths, Manifest]:
+        bare = f"{task.location} without images"
+        if kept := self._found(task.location) or self._found(bare):
+            assert isinstance(kept[0], Rollout | Paths)
+            return kept[0], kept[1]
+        with self._hinted(task):
+            loaded = load_paths(self.store, task.location)
+        self._keep(bare, loaded)
+        return loaded
+
     def load_table(self, task: Task, record: type[Record], field: str) -> tuple[pa.Table, Manifest]:
         """One table of a record, verified; of one that is not here already, without its tensors."""
-        with self._lock:
-            if task.location in self._kept:
-                found, manifest = self._kept[task.location]
-                return getattr(found, field), manifest
+        if kept := self._found(task.location):
+            return getattr(kept[0], field), kept[1]
         with self._hinted(task):
             return load_table(self.store, task.location, record, field)
+
+    def load_rows(
+        self, task: Task, record: type[Record], field: str, rows: Sequence[int]
+    ) -> tuple[dict[str, Tensor], Manifest]:
+        """Some rows of a field of tensors, verified."""
+        with self._hinted(task):
+            return load_rows(self.store, task.location, record, field, rows)
+
+    def manifest_of(self, task: Task, record: type[Record]) -> Manifest:
+        """What a record is, without its files."""
+        with self._hinted(task):
+            return require_kind(self.store, task.location, record)
 
     def load_state(self, task: Task, record: type[TrainingState]) -> tuple[dict[str, Tensor], Manifest]:
         """The weights of a record, verified, without its optimizer, which may have been pruned."""
@@ -118,7 +152,13 @@ class Run(Archive):
                 error.message, hint=f"run `{command}`, or resume the run with `tdm-r1 run --root {self.root}`"
             ) from error
 
-    def _keep(self, location: str, loaded: tuple[Record, Manifest]) -> None:
+    def _found(self, key: str) -> tuple[Record | Paths, Manifest] | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def _keep(self, location: str, loaded: tuple[Record | Paths, Manifest]) -> None:
         with self._lock:
             self._kept[location] = loaded
             while len(self._kept) > self._room:

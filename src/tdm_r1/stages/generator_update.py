@@ -9,6 +9,7 @@ import torch
 
 from tdm_r1.artifacts.records import (
     GeneratorState,
+    Paths,
     PromptSet,
     Rollout,
     SurrogateState,
@@ -219,7 +220,7 @@ def _optimizer(
 
 def generator_update(
     prompts: PromptSet,
-    shards: Sequence[Rollout],
+    shards: Sequence[Rollout | Paths],
     surrogate: SurrogateState,
     previous: TrainingState,
     *,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tdm_r1.advantages import Advantages
-from tdm_r1.artifacts.records import PromptSet, Rewards, Rollout, SurrogateState, join_roles, role_tensors
+from tdm_r1.artifacts.records import Paths, PromptSet, Rewards, Rollout, SurrogateState, join_roles, role_tensors
 from tdm_r1.config import RunConfig, SurrogateConfig
 from tdm_r1.ema import blend, lag_decay, mean_decay, over, reference_decay
 from tdm_r1.errors import NumericalError
@@ -227,7 +227,7 @@ def _state(roles: Mapping[str, RoleTensors], optimizer: RoleOptimizer, log: Metr
 
 def surrogate_update(
     prompts: PromptSet,
-    window: Sequence[tuple[int, Sequence[tuple[Rollout, Rewards]]]],
+    window: Sequence[tuple[int, Sequence[tuple[Rollout | Paths, Rewards]]]],
     previous: SurrogateState | None,
     *,
     backbone: Backbone,
