@@ -16,6 +16,7 @@ from tdm_r1.runtime.layout import FEEDBACK, TRAINED, Task, check, generator_afte
 from tdm_r1.runtime.lora_folder import starting_role
 from tdm_r1.runtime.numerics import require_trainable
 from tdm_r1.runtime.run import Run
+from tdm_r1.runtime.warm import open_base
 from tdm_r1.stages.distill_base import distill_base
 from tdm_r1.stages.encode_prompts import encode_prompts
 from tdm_r1.stages.evaluation import evaluation, evaluation_again, held_out
@@ -166,6 +167,7 @@ def execute(
         require_trainable(run.config.model.dtype)
     run.store.require_writable()
     inputs = Inputs(run, task, progress, world, resumable)
+    open_base(run, task)
     record = CALLS[task.stage](inputs)
     if world.rank:
         world.gather("")  # the first rank comes here after its commit

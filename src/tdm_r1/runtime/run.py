@@ -62,6 +62,15 @@ class Run(Archive):
         numerics.require_device(self.config.numerics, self.config.model.dtype)
         return open_backbone(self.config.model, self.config.numerics.device)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the networks are here."""
+        return "backbone" in self.__dict__
+
+    def open(self) -> None:
+        """Have the networks here; raises as `backbone` does."""
+        self.backbone  # noqa: B018  it is kept
+
     @cached_property
     def judges(self) -> Judges:
         return Judges(self.config.reward)
