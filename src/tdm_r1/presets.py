@@ -108,7 +108,7 @@ def words_cpu() -> RunConfig:
         update={
             "preset": "words_cpu",
             "world": "words",
-            "iterations": 50,
+            "iterations": 60,
             "model": full.model.model_copy(update={"source": "embedded:words"}),
             "distill": full.distill.model_copy(update={"steps": 250}),
             "rollout": full.rollout.model_copy(update={"tag_shares": {}}),
