@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
 
 import pytest
 
@@ -56,6 +56,22 @@ def test_parents_are_read_while_the_base_is_opened(
     monkeypatch.setattr("tdm_r1.runtime.run.open_backbone", slow)
     assert execute(run, task).digest == before
     assert sorted(store.names) == sorted(set(store.names)), "a file was read twice"
+
+
+def test_parents_are_read_several_at_a_time(finished: Path, tmp_path: Path) -> None:
+    root, both = Path(shutil.copytree(finished, tmp_path / "run")), Barrier(2)
+
+    class Meeting(LocalStore):
+        def fetch(self, key: str, local: Path) -> None:
+            if key.endswith("part.parquet") and "/rollout/" in key:
+                both.wait(20)  # until the other shard is fetched, too
+            super().fetch(key, local)
+
+    config = open_run(str(root)).config
+    assert config.rollout.shards == 2
+    shutil.rmtree(root / "iter-00002/generator_update")
+    execute(Run(Meeting(str(root)), config), Task("generator_update", 2))
+    assert not both.broken
 
 
 def test_a_missing_parent_is_told_before_the_base_is_opened(again: tuple[Run, Watching, Path]) -> None:

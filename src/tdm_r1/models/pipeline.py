@@ -21,7 +21,7 @@ from tdm_r1.models.compiled import CompiledBlocks
 from tdm_r1.models.factored import applied, shares_of
 from tdm_r1.models.quiet import quiet_loading
 from tdm_r1.models.recompute import Recompute
-from tdm_r1.models.tiles import in_tiles
+from tdm_r1.models.tiles import in_tiles, require_tile
 
 ENCODE_BATCH = 64
 """Prompts per text encoder call."""
@@ -70,6 +70,9 @@ class PipelineBackbone(ABC):
                 f"`{folder}` holds a {found}, but model.backbone is `{self._config.backbone}`, a {self.pipeline}",
                 hint="set model.backbone to the one of this pipeline, or model.source to a pipeline of this backbone",
             )
+        if self._config.decode_tile:  # refused now, not after the first samples
+            about = json.loads((folder / "vae" / "config.json").read_text())
+            require_tile(len(about["block_out_channels"]), self._config.decode_tile)
         self._hold(self._part(self.transformer, "transformer"), compiled=self._config.compile)
 
     @classmethod
