@@ -113,7 +113,7 @@ def progress_svg(history: History) -> str:
     from matplotlib import rc_context
 
     with rc_context(dict(STYLE)):
-        figure = new_figure(10.5, 3.4)
+        figure = new_figure(10.5, 4.8)
         left, right = figure.subplots(1, 2)
         draw_accuracy(left, history)
         left.set_title(f"Accuracy on {history.prompts}, 95% interval")
